@@ -180,6 +180,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'rsna_ich.learner._gpu_cbs': ('learner.html#_gpu_cbs', 'rsna_ich/learner.py'),
                                   'rsna_ich.learner._model_as': ('learner.html#_model_as', 'rsna_ich/learner.py'),
                                   'rsna_ich.learner._no_data': ('learner.html#_no_data', 'rsna_ich/learner.py'),
+                                  'rsna_ich.learner._quick_hub': ('learner.html#_quick_hub', 'rsna_ich/learner.py'),
                                   'rsna_ich.learner._weights': ('learner.html#_weights', 'rsna_ich/learner.py'),
                                   'rsna_ich.learner.build_model': ('learner.html#build_model', 'rsna_ich/learner.py'),
                                   'rsna_ich.learner.check_arch': ('learner.html#check_arch', 'rsna_ich/learner.py'),

@@ -6,10 +6,12 @@
 __all__ = ['HU_RULES', 'ICHLearner', 'set_chain', 'check_arch', 'build_model', 'ich_learner', 'ProgressiveSize', 'Views',
            'fingerprint', 'load_model', 'EpochLines', 'plain_logs', 'train_model']
 
-# %% ../nbs/10_learner.ipynb #0efbc009
-import difflib, hashlib, json, sys, tempfile, time
+# %% ../nbs/10_learner.ipynb #8217fa50
+import difflib, hashlib, json, socket, sys, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import getproxies
 import pandas as pd, timm, torch
 from fastai.callback.all import *
 from fastai.callback.channelslast import ChannelsLast
@@ -42,22 +44,32 @@ def set_chain(dls, chain:CTTransform):
         for t in dl.after_batch.fs:
             if isinstance(t, CTBatch): t.chain = chain
 
-# %% ../nbs/10_learner.ipynb #47310069
+# %% ../nbs/10_learner.ipynb #b169273a
 def check_arch(arch):
     "A `ModelError` with the nearest names unless timm has a model called `arch`"
     if isinstance(arch, str) and timm.is_model(arch): return
     near = difflib.get_close_matches(str(arch), timm.list_models(), 3)
     raise ModelError(f"timm has no model '{arch}'{'; did you mean ' + ', '.join(near) if near else ''}")
 
-def build_model(arch, n_in, pretrained):
-    "A timm body with fastai's head for six logits, and the body's configuration"
-    check_arch(arch)
-    try: return create_timm_model(arch, len(LABELS), pretrained=pretrained, n_in=n_in)
-    except Exception as e:
-        if not pretrained: raise
-        raise ModelError(f"the pretrained weights of '{arch}' can't be had ({type(e).__name__}); without a network pass pretrained=False") from e
+@contextmanager
+def _quick_hub():
+    "Without a network, let the hub's client look into its cache and give up at once, instead of retrying for a minute"
+    from huggingface_hub import constants
+    kept = constants.HF_HUB_OFFLINE
+    try:
+        if not getproxies(): socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, 443)
+    except OSError: constants.HF_HUB_OFFLINE = True
+    try: yield
+    finally: constants.HF_HUB_OFFLINE = kept
 
-# %% ../nbs/10_learner.ipynb #48671792
+def build_model(arch, n_in, pretrained):
+    "A timm body with fastai's head for six logits; a `ModelError` when pretrained weights can't be had"
+    if not pretrained: return create_timm_model(arch, len(LABELS), pretrained=False, n_in=n_in)[0]
+    try:
+        with _quick_hub(): return create_timm_model(arch, len(LABELS), pretrained=True, n_in=n_in)[0]
+    except Exception as e: raise ModelError(f"the pretrained weights of '{arch}' can't be had ({type(e).__name__}); without a network pass pretrained=False") from e
+
+# %% ../nbs/10_learner.ipynb #08817504
 def _gpu_cbs(dls):
     if not torch.cuda.is_available() or dls.device.type != 'cuda': return []
     return [MixedPrecision(AMPMode.BF16 if torch.cuda.is_bf16_supported() else AMPMode.FP16)]
@@ -79,7 +91,7 @@ def ich_learner(
     if windows is not None: cfg['windows'] = windows
     cfg |= dict(mean=sum(stats.mean)/3, std=sum(stats.std)/3)
     chain = CTTransform(**cfg)
-    model = build_model(arch, chain.n_channels, pretrained)[0]
+    model = build_model(arch, chain.n_channels, pretrained)
     set_chain(dls, chain)
     learn = ICHLearner(dls, model, loss_func=loss_func or WeightedLogLoss(), metrics=ich_metrics() if metrics is None else metrics,
         splitter=default_split, cbs=[ChannelsLast(), *_gpu_cbs(dls), *(cbs or [])], **kwargs)
@@ -210,7 +222,7 @@ def _weights(folder, sha, model):
     if odd: raise ModelError(f'{name}: {len(odd)} weights don\'t fit the architecture, such as {sorted(odd)[0]}')
     model.load_state_dict(weights)
 
-# %% ../nbs/10_learner.ipynb #0e4935e8
+# %% ../nbs/10_learner.ipynb #f8c24e3b
 def _no_data(size, chain):
     "`DataLoaders` without items, for a learner that only predicts"
     empty = pd.DataFrame(columns=['sop', 'patient', 'file', *LABELS])
@@ -228,7 +240,7 @@ def load_model(
     check_arch(cfg['arch'])
     try: chain,size = CTTransform(**cfg['chain']),int(cfg['item_size'])
     except (TypeError, ValueError, DataError) as e: raise ModelError(f"{Path(folder).name}/config.json: the chain or size can't be used ({e})") from e
-    model = build_model(cfg['arch'], chain.n_channels, False)[0]
+    model = build_model(cfg['arch'], chain.n_channels, False)
     _weights(folder, cfg['weights_sha256'], model)
     dls = dls or _no_data(size, chain)
     set_chain(dls, chain)

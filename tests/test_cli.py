@@ -1,0 +1,90 @@
+"The command line as a user meets it: one line and exit code 1 for a mistake, nothing half written"
+import os, subprocess, sys
+import pandas as pd, pytest
+from typer.testing import CliRunner
+from rsna_ich.cli import app, main
+from rsna_ich.core import LABELS
+
+def run(*args, code=0, cwd=None):
+    "Run the command in a process of its own; stdout and stderr"
+    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'from rsna_ich.cli import main; main()', *map(str, args)], capture_output=True, text=True, cwd=cwd)
+    assert r.returncode == code, r.stderr
+    return r.stdout, r.stderr
+
+@pytest.fixture(scope='module')
+def session(tmp_path_factory):
+    "phantom, scan and train, through the shell"
+    root = tmp_path_factory.mktemp('cli')
+    run('phantom', root/'ph', '--studies', 5, '--size', 64, '--seed', 7)
+    run('scan', root/'ph'/'dicom', '--out', root/'headers.parquet')
+    run('train', root/'headers.parquet', '--labels', root/'ph'/'labels.csv', '--out', root/'model', '--arch', 'mobilenetv3_small_050', '--no-pretrained', '--size', 32,
+        '--no-crop', '--epochs', 1, '--lr', .003, '--folds', 3, '--windows', 'brain 200,80')
+    return root
+
+def test_predict_evaluate_submit(session, tmp_path):
+    out,err = run('predict', session/'ph'/'dicom', '--model', session/'model', '--out', tmp_path/'p.csv')
+    df = pd.read_csv(tmp_path/'p.csv')
+    assert list(df.columns[:7]) == ['sop', *LABELS] and df.error.isna().all() and 'not for diagnosis' in err
+    sample = pd.read_csv(session/'ph'/'labels.csv')[::-1]
+    sample.to_csv(tmp_path/'sample.csv', index=False)
+    run('submit', tmp_path/'p.csv', '--sample', tmp_path/'sample.csv', '--out', tmp_path/'s.csv')
+    assert pd.read_csv(tmp_path/'s.csv').ID.tolist() == sample.ID.tolist()
+    run('evaluate', session/'model', session/'headers.parquet', '--labels', session/'ph'/'labels.csv', '--out', tmp_path/'e')
+    assert sorted(o.name for o in (tmp_path/'e').iterdir()) == ['metrics.json', 'predictions.csv', 'report.html']
+
+def test_one_file_is_answered_on_the_screen(session, tmp_path):
+    f = sorted((session/'ph'/'dicom').iterdir())[0]
+    out,_ = run('predict', f, '--model', session/'model', '--out', tmp_path/'p.csv')
+    assert all(l in out for l in LABELS) and 'not a medical device' in out
+
+def errors(session, tmp_path):
+    "Command, and what its one line must say"
+    ph,model,headers = session/'ph',session/'model',session/'headers.parquet'
+    (tmp_path/'empty').mkdir()
+    (tmp_path/'text.dcm').write_text('hello '*99)
+    (tmp_path/'other.csv').write_text('ID,any\nID_x,1')
+    (tmp_path/'sample.csv').write_text('ID,Label\nID_x_any,.5')
+    preds = pd.DataFrame(dict(sop=['ID_y'], **dict.fromkeys(LABELS, .5)))
+    preds.to_csv(tmp_path/'p.csv', index=False)
+    out = ('--out', tmp_path/'out')
+    return [(('scan', tmp_path/'empty', *out), 'holds no files'), (('scan', tmp_path/'none', *out), 'none: no such folder'),
+        (('train', headers, '--labels', tmp_path/'none.csv', *out), 'none.csv: no such label file'), (('train', headers, '--labels', tmp_path/'other.csv', *out), 'no file has a label'),
+        (('train', tmp_path/'text.dcm', '--labels', ph/'labels.csv', *out), 'not a Parquet file'), (('train', headers, '--labels', ph/'labels.csv', '--arch', 'resnet81', *out), 'did you mean'),
+        (('train', headers, '--labels', ph/'labels.csv', '--windows', 'brian', *out), "no CT window is called 'brian'"), (('train', headers, '--labels', ph/'labels.csv', '--epochs', 0, *out), '--epochs must be 1 or more'),
+        (('train', headers, '--labels', ph/'labels.csv', '--folds', 99, *out), "5 patients can't make 99 folds"), (('train', headers, '--labels', ph/'labels.csv', '--fold', 5, *out), 'fold'),
+        (('predict', tmp_path/'none', '--model', model, *out), 'no such file or folder'), (('predict', ph/'dicom', '--model', tmp_path/'empty', *out), 'no saved model here'),
+        (('predict', tmp_path/'empty', '--model', model, *out), 'holds no files'), (('evaluate', model, headers, '--labels', tmp_path/'other.csv', *out), 'no file has a label'),
+        (('submit', tmp_path/'p.csv', '--sample', tmp_path/'sample.csv', *out), 'have no prediction: ID_x_any'), (('submit', tmp_path/'other.csv', '--sample', tmp_path/'sample.csv', *out), 'not a prediction table'),
+        (('submit', tmp_path/'p.csv', '--sample', tmp_path/'none.csv', *out), 'none.csv: no such'), (('phantom', ph, '--studies', 1), ''), (('phantom', tmp_path/'x', '--size', 5), ''),
+        (('demo', '--out', ph), 'not empty')]
+
+def test_a_mistake_is_one_line_and_leaves_nothing(session, tmp_path, capsys, monkeypatch):
+    for args,says in errors(session, tmp_path):
+        monkeypatch.setattr(sys, 'argv', ['rsna_ich', *map(str, args)])
+        with pytest.raises(SystemExit) as e: main()
+        text = str(e.value.code)
+        assert text.startswith('error: ') and '\n' not in text and says in text, (args, text)
+        assert not (tmp_path/'out').exists(), args
+
+def test_through_the_shell_it_is_exit_code_1_and_no_traceback(tmp_path):
+    _,err = run('scan', tmp_path/'none', code=1)
+    assert err.strip() == 'error: none: no such folder'
+
+def test_only_bad_files_still_leave_their_reasons(session, tmp_path):
+    (tmp_path/'in').mkdir()
+    (tmp_path/'in'/'text.dcm').write_text('hello '*99)
+    _,err = run('predict', tmp_path/'in', '--model', session/'model', '--out', tmp_path/'p.csv', code=1)
+    assert 'not a DICOM file' in err and 'Traceback' not in err
+    assert 'not a DICOM file' in pd.read_csv(tmp_path/'p.csv').error[0]
+
+def test_every_command_has_help():
+    for c in ('demo', 'phantom', 'scan', 'train', 'evaluate', 'predict', 'submit'):
+        r = CliRunner().invoke(app, [c, '--help'], env=dict(COLUMNS='200'))
+        assert r.exit_code == 0 and '--help' in r.output
+    assert 'Kaggle' in CliRunner().invoke(app, ['train', '--help'], env=dict(COLUMNS='200')).output
+
+@pytest.mark.parametrize('code', ['import rsna_ich', "import sys; sys.argv = ['rsna_ich', '--help']; from rsna_ich.cli import main\ntry: main()\nexcept SystemExit: pass"])
+def test_starting_is_light(code):
+    "Neither the import nor --help loads what takes seconds, starts a thread, or sets up logging"
+    check = '\nimport sys, threading, logging\nheavy = [m for m in ("torch", "fastai", "pandas", "pydicom", "timm", "kornia", "matplotlib", "sklearn") if m in sys.modules]\nassert not heavy, heavy\nassert threading.active_count() == 1 and not logging.getLogger().handlers'
+    subprocess.run([sys.executable, '-c', code + check], check=True, capture_output=True, env=os.environ)

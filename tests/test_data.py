@@ -1,0 +1,102 @@
+"The slice table and the patient split"
+import numpy as np, pandas as pd, pytest, torch
+from hypothesis import given, settings, strategies as st
+from rsna_ich.core import LABELS, DataError
+from rsna_ich.data import ICHDataLoaders, PatientSplitter, balanced_weights, patient_folds, read_slice, slice_table
+from rsna_ich.dicom import broken_coding, to_hu
+from rsna_ich.headers import scan
+from rsna_ich.labels import read_labels
+from rsna_ich.windows import ToHU
+
+@st.composite
+def tables(draw):
+    n,rng = draw(st.integers(6, 200)),np.random.default_rng(draw(st.integers(0, 2**20)))
+    y = (rng.random((n, 6)) < draw(st.floats(.02, .5))).astype(np.float32)
+    y[rng.random((n, 6)) < draw(st.sampled_from([0, .2]))] = np.nan
+    patients = rng.integers(0, max(3, n//draw(st.integers(1, 12))), n)
+    return pd.DataFrame(dict(sop=[f'ID_{i}' for i in range(n)], patient=[f'P{p}' for p in patients])).assign(**dict(zip(LABELS, y.T)))
+
+@settings(max_examples=200, deadline=None)
+@given(tables(), st.integers(2, 5), st.integers(0, 3))
+def test_no_patient_crosses_and_order_does_not_matter(df, k, seed):
+    if df.patient.nunique() < k: return
+    folds = pd.Series(patient_folds(df, k, seed), df.sop)
+    assert (folds.groupby(df.patient.to_numpy()).nunique() == 1).all()
+    assert set(folds) == set(range(k))
+    mixed = df.sample(frac=1, random_state=seed)
+    assert pd.Series(patient_folds(mixed, k, seed), mixed.sop).loc[df.sop].tolist() == folds.tolist()
+    sizes = folds.groupby(df.patient.to_numpy()).first().value_counts()
+    assert sizes.max() - sizes.min() <= 1
+    train,valid = PatientSplitter(k, 0, seed)(df)
+    assert sorted(train + valid) == list(range(len(df)))
+
+def test_the_split_never_changes():
+    "The same answer as when this was written: a changed split makes old scores incomparable"
+    df = pd.DataFrame(dict(sop=[f'ID_{i}' for i in range(8)], patient=[f'ID_{i//2:08x}' for i in range(8)])).assign(**dict.fromkeys(LABELS, 0.))
+    assert patient_folds(df, 2).tolist() == FOLDS
+
+FOLDS = [0, 0, 1, 1, 1, 1, 0, 0]
+
+@pytest.mark.parametrize('bad', [None, '', pd.NA])
+def test_missing_patients_are_refused(bad):
+    df = pd.DataFrame(dict(sop=['a', 'b'], patient=['p', bad])).assign(**dict.fromkeys(LABELS, 0.))
+    with pytest.raises(DataError, match='1 slices have no patient id'): patient_folds(df, 2)
+
+def test_rare_labels_reach_every_fold():
+    n = 400
+    df = pd.DataFrame(dict(sop=[f'ID_{i}' for i in range(n)], patient=[f'P{i}' for i in range(n)])).assign(**dict.fromkeys(LABELS, 0.))
+    df.loc[:9, ['any', 'epidural']] = 1
+    df.loc[10:79, ['any', 'subdural']] = 1
+    assert df.groupby(patient_folds(df, 5)).epidural.sum().tolist() == [2]*5
+    assert df.groupby(patient_folds(df, 5)).subdural.sum().tolist() == [14]*5
+
+@pytest.fixture(scope='module')
+def table(heads): return slice_table(scan(heads/'dicom'), read_labels(heads/'labels.csv'))
+
+def test_labels_that_belong_elsewhere(heads):
+    labels = read_labels(heads/'labels.csv')
+    with pytest.raises(DataError, match='no file has a label'): slice_table(scan(heads/'dicom'), labels.assign(sop=labels.sop + 'x'))
+
+def test_two_files_of_one_image(heads, tmp_path):
+    f = next((heads/'dicom').iterdir())
+    for name in 'ab': (tmp_path/name).write_bytes(f.read_bytes())
+    with pytest.raises(DataError, match='1 images have more than one file'): slice_table(scan(tmp_path))
+
+def test_only_broken_files(tmp_path):
+    (tmp_path/'a').write_text('no')
+    with pytest.raises(DataError, match='none of the 1 files can be used'): slice_table(scan(tmp_path))
+
+def test_what_is_left_out_is_counted(heads):
+    headers,labels = scan(heads/'dicom'),read_labels(heads/'labels.csv')
+    headers.loc[0, 'error'] = 'broken'
+    df = slice_table(headers, labels[5:])
+    assert df.attrs['errors'] == 1 and len(df) + df.attrs['unlabelled'] + 1 == len(headers)
+
+def test_balanced_weights(table):
+    w = balanced_weights(table, .5)
+    assert np.isclose(w.sum(), 1) and np.isclose(w[table['any'] == 1].sum(), .5)
+    with pytest.raises(DataError): balanced_weights(table[table['any'] == 0])
+
+def test_unknown_labels_reach_the_batch_as_nan(table):
+    df = table.copy()
+    df['epidural'] = np.float32('nan')
+    y = ICHDataLoaders.from_table(df, size=32, n_folds=3, bs=8).valid.one_batch()[1]
+    assert torch.isnan(y[:,1]).all() and not torch.isnan(y[:,0]).any()
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32-1), st.sampled_from([(16, 1, -1024), (12, 0, -1024), (12, 0, -1000), (16, 1, 0), (12, 1, 0), (12, 0, 0), (12, 0, 1)]))
+def test_hu_on_the_device_is_hu_in_numpy(seed, coding):
+    bits,signed,intercept = coding
+    lo,hi = (-2**(bits-1), 2**(bits-1)) if signed else (0, 2**bits)
+    px = np.random.default_rng(seed).integers(lo, hi, (2, 1, 4, 4))
+    fix = bool(broken_coding(bits, signed, intercept))
+    got = ToHU()(torch.from_numpy(px.astype(np.int32)), 1., float(intercept), fix)
+    assert np.array_equal(got.numpy(), to_hu(px, 1., intercept, fix))
+
+@pytest.mark.parametrize('shape', [(100, 60), (60, 100), (64, 64), (33, 33)])
+def test_odd_sizes_are_squared_with_air(tmp_path, shape):
+    from rsna_ich.phantom import write_dicom
+    write_dicom(tmp_path/'a', np.full(shape, 40, np.int16))
+    x = read_slice(tmp_path/'a', 32)
+    assert x.shape == (1, 32, 32) and x[0, 16, 16] == 40
+    if shape[0] != shape[1]: assert x.min() == -1000

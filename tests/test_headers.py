@@ -1,0 +1,98 @@
+"The header table: its contract, its order, and files that can't be read"
+import shutil
+import numpy as np, pandas as pd, pydicom, pytest
+from rsna_ich.core import DataError
+from rsna_ich.headers import HEADER_COLS, file_paths, in_slice_order, load_headers, save_headers, scan, slice_position
+from rsna_ich.phantom import write_dicom
+
+CONTRACT = '''sop patient study series path pixel_offset pixel_bytes transfer_syntax rows cols bits_allocated bits_stored high_bit pixel_representation
+samples_per_pixel frames slope intercept window_center window_width n_windows x y z ix iy iz jx jy jz spacing_y spacing_x modality photometric error'''.split()
+
+def test_contract(heads):
+    df = scan(heads/'dicom')
+    assert list(df.columns) == CONTRACT == list(HEADER_COLS)
+    assert df.attrs['root'] == str(heads/'dicom')
+    assert str(df.pixel_offset.dtype) == 'Int64' and df.error.isna().all()
+    assert all(p.is_file() for p in file_paths(df))
+
+def test_values_equal_pydicom(real):
+    df = scan(real/'dicom')
+    assert len(df) == 333 and df.error.isna().all()
+    for row,path in zip(df.itertuples(), file_paths(df)):
+        with pydicom.config.disable_value_validation():
+            ds = pydicom.dcmread(path)
+            want = dict(sop=str(ds.SOPInstanceUID), patient=ds.PatientID, study=str(ds.StudyInstanceUID), series=str(ds.SeriesInstanceUID), rows=ds.Rows, cols=ds.Columns,
+                bits_stored=ds.BitsStored, pixel_representation=ds.PixelRepresentation, slope=float(ds.RescaleSlope), intercept=float(ds.RescaleIntercept),
+                z=float(ds.ImagePositionPatient[2]), jz=float(ds.ImageOrientationPatient[5]), spacing_y=float(ds.PixelSpacing[0]), modality=ds.Modality,
+                transfer_syntax=str(ds.file_meta.TransferSyntaxUID), pixel_bytes=len(ds.PixelData),
+                n_windows=ds['WindowCenter'].VM, window_center=float(np.atleast_1d(ds.WindowCenter)[0]))
+        assert {k:getattr(row, k) for k in want} == want, row.path
+        assert path.read_bytes()[row.pixel_offset:row.pixel_offset+row.pixel_bytes] == ds.PixelData
+
+def test_compressed_files_have_no_offset(tmp_path):
+    from pydicom.uid import RLELossless
+    write_dicom(tmp_path/'a', np.zeros((16, 16), np.int16))
+    with pydicom.config.disable_value_validation():
+        ds = pydicom.dcmread(tmp_path/'a')
+        ds.compress(RLELossless)
+        ds.save_as(tmp_path/'a')
+    row = scan(tmp_path).iloc[0]
+    assert pd.isna(row.pixel_offset) and pd.isna(row.pixel_bytes) and pd.isna(row.error)
+
+def test_every_file_is_a_row(heads, tmp_path):
+    files = sorted((heads/'dicom').iterdir())
+    deep = tmp_path/'a'/'b c'/'ü'
+    deep.mkdir(parents=True)
+    shutil.copy(files[0], deep/'no suffix')
+    shutil.copy(files[1], tmp_path/'IM.0001.txt')
+    (tmp_path/'notes.dcm').write_text('hello '*99)
+    (tmp_path/'empty').touch()
+    (tmp_path/'half.dcm').write_bytes(files[2].read_bytes()[:1500])
+    df = scan(tmp_path)
+    assert list(df.path) == ['IM.0001.txt', 'empty', 'half.dcm', 'notes.dcm', 'a/b c/ü/no suffix']
+    assert df.error.notna().tolist() == [False, True, True, True, False]
+    assert df.sop.notna().tolist() == [True, False, True, False, True]
+
+def test_a_name_that_is_not_utf8(heads, tmp_path):
+    name = bytes(tmp_path) + b'/\xff.dcm'
+    with open(name, 'wb') as f: f.write(next((heads/'dicom').iterdir()).read_bytes())
+    df = scan(tmp_path)
+    assert 'not valid UTF-8' in df.error[0]
+    save_headers(df, tmp_path/'h.parquet')
+
+def test_the_table_survives_a_round_trip_and_a_move(heads, tmp_path):
+    df = scan(heads/'dicom')
+    save_headers(df, tmp_path/'h.parquet')
+    back = load_headers(tmp_path/'h.parquet')
+    pd.testing.assert_frame_equal(back, df)
+    assert back.attrs == df.attrs
+    assert file_paths(load_headers(tmp_path/'h.parquet', root='/elsewhere'))[0].parts[:2] == ('/', 'elsewhere')
+
+@pytest.mark.parametrize('what', ['nothing', 'an empty folder'])
+def test_no_files(tmp_path, what):
+    with pytest.raises(DataError): scan(tmp_path/'none' if what == 'nothing' else tmp_path)
+
+def test_not_a_header_table(tmp_path):
+    pd.DataFrame(dict(a=[1])).to_parquet(tmp_path/'x.parquet')
+    with pytest.raises(DataError, match='it lacks sop'): load_headers(tmp_path/'x.parquet')
+    (tmp_path/'y.parquet').write_text('no')
+    with pytest.raises(DataError, match='not a Parquet file'): load_headers(tmp_path/'y.parquet')
+    with pytest.raises(DataError, match='no such header table'): load_headers(tmp_path/'z.parquet')
+
+def test_order_is_along_the_normal():
+    "A series tilted by 20 degrees, listed upside down and with z values that a shift in y disturbs"
+    n,a = 5,np.deg2rad(20)
+    normal = np.array([0, np.sin(a), np.cos(a)])
+    pos = np.arange(n)[::-1,None]*5*normal + np.array([0, 1, 0])*np.array([[0, 80, -80, 30, 0]]).T*np.cos(a) + np.array([0, 0, 1])*np.array([[0, -80, 80, -30, 0]]).T*np.sin(a)
+    df = pd.DataFrame(pos, columns=list('xyz')).assign(ix=1., iy=0., iz=0., jx=0., jy=np.cos(a), jz=-np.sin(a), study='s', series='t', path=list('edcba'))
+    assert np.allclose(slice_position(df), np.arange(n)[::-1]*5)
+    assert in_slice_order(df).path.tolist() == list('abcde')
+    assert df.z.is_monotonic_decreasing is False
+
+def test_the_two_real_series_are_evenly_spaced(real):
+    df = in_slice_order(scan(real/'dicom'))
+    sizes = df.groupby('series').size().sort_values()
+    assert sizes.iloc[-2:].tolist() == [32, 36]
+    for s in sizes.index[-2:]:
+        step = df.position[df.series == s].diff().dropna()
+        assert (step > 0).all() and (step.round(1).nunique() <= 3)

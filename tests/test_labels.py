@@ -1,0 +1,86 @@
+"Labels and submissions: round trips, contradictions, and the real 4,045,572 lines"
+import subprocess, sys
+import numpy as np, pandas as pd, pytest
+from hypothesis import given, settings, strategies as st
+from rsna_ich.core import LABELS, SUBTYPES, LabelError
+from rsna_ich.labels import load_predictions, read_labels, save_predictions, to_long, write_labels, write_submission
+
+tables = st.dictionaries(st.text('0123456789abcdef', min_size=1, max_size=9), st.lists(st.integers(0, 1), min_size=6, max_size=6), min_size=1, max_size=12).map(
+    lambda d: pd.DataFrame([dict(sop=f'ID_{k}', **dict(zip(LABELS, v))) for k,v in d.items()]))
+
+@settings(max_examples=40, deadline=None)
+@given(df=tables, seed=st.integers(0, 9), twice=st.booleans())
+def test_round_trip_in_any_order_and_with_repeats(tmp_path_factory, df, seed, twice):
+    csv = tmp_path_factory.mktemp('l')/'l.csv'
+    write_labels(df, csv)
+    long = pd.read_csv(csv)
+    pd.concat([long, long[:3]] if twice else [long]).sample(frac=1, random_state=seed).to_csv(csv, index=False)
+    back = read_labels(csv)
+    assert back.attrs['repeats'] == (3 if twice else 0)
+    back = back.set_index('sop').loc[df.sop]
+    assert np.array_equal(back[list(LABELS)].to_numpy(), df[list(LABELS)].to_numpy())
+
+@settings(max_examples=25, deadline=None)
+@given(df=tables, seed=st.integers(0, 9))
+def test_wide_and_long_agree(tmp_path_factory, df, seed):
+    root = tmp_path_factory.mktemp('w')
+    write_labels(df, root/'long.csv')
+    df.rename(columns=dict(sop='ID')).sample(frac=1, axis=1, random_state=seed).to_csv(root/'wide.csv', index=False)
+    pd.testing.assert_frame_equal(read_labels(root/'long.csv').sort_values('sop', ignore_index=True), read_labels(root/'wide.csv').sort_values('sop', ignore_index=True))
+
+@pytest.mark.parametrize('text,says', [
+    ('ID,Label\nID_1_any,0\nID_1_any,1', 'both 0 and 1 for ID_1'), ('ID,Label\nID_1_extradural,1', 'ID_1_extradural'), ('ID,Label\nID_1_any,2', 'neither 0, 1 nor blank'),
+    ('ID,Label\nID_1_any,yes', 'neither 0, 1 nor blank'), ('name,any\na,1', "no column 'ID'"), ('ID,anything\na,1', 'unknown label columns anything'),
+    ('ID\na', 'unknown label columns'), ('ID,Label\n,1', 'have no ID'), ('ID,any\na,0\na,1', 'both 0 and 1 for a'), ('', 'not a CSV'), ('ID,any\n"a', '')])
+def test_bad_label_files(tmp_path, text, says):
+    (tmp_path/'l.csv').write_text(text)
+    with pytest.raises(LabelError) as e: read_labels(tmp_path/'l.csv')
+    assert 'l.csv' in str(e.value) and says in str(e.value)
+
+def test_no_label_file(tmp_path):
+    with pytest.raises(LabelError, match='no such label file'): read_labels(tmp_path/'none.csv')
+
+def test_a_label_that_is_missing_for_some_is_unknown(tmp_path):
+    (tmp_path/'l.csv').write_text('ID,Label\nID_1_any,1\nID_2_any,0\nID_2_subdural,0')
+    df = read_labels(tmp_path/'l.csv').set_index('sop')
+    assert np.isnan(df.subdural['ID_1']) and df.subdural['ID_2'] == 0 and df['any'].tolist() == [1, 0] and df.epidural.isna().all()
+
+@settings(max_examples=40, deadline=None)
+@given(df=tables, seed=st.integers(0, 9))
+def test_submission_has_the_samples_order(tmp_path_factory, df, seed):
+    root = tmp_path_factory.mktemp('s')
+    preds = df.assign(**{l:np.random.default_rng(seed).random(len(df)) for l in LABELS})
+    sample = to_long(df).sample(frac=1, random_state=seed)
+    sample.to_csv(root/'sample.csv', index=False)
+    write_submission(preds.sample(frac=1, random_state=seed), root/'sample.csv', root/'sub.csv')
+    sub = pd.read_csv(root/'sub.csv')
+    assert sub.ID.tolist() == sample.ID.tolist()
+    assert np.allclose(sub.set_index('ID').Label[[f'{preds.sop[0]}_{l}' for l in LABELS]], preds.loc[0, list(LABELS)].astype(float), atol=1e-6)
+    assert sub.Label.between(1e-6, 1-1e-6).all()
+
+def _preds(n=3): return pd.DataFrame(dict(sop=[f'ID_{i}' for i in range(n)], **dict.fromkeys(LABELS, .5)))
+
+@pytest.mark.parametrize('preds,says', [
+    (_preds(2), '6 ids of sample.csv have no prediction: ID_2'), (_preds(4), '6 predictions are not asked for'), (pd.concat([_preds(), _preds(1)]), 'more than one row: ID_0'),
+    (_preds().assign(any=[.1, np.nan, .2]), 'no probability in 0..1: ID_1'), (_preds().assign(any=1.5), 'no probability'), (_preds().drop(columns='subdural'), 'lack the columns subdural'),
+    (_preds().assign(sop=['ID_0', None, 'ID_2']), 'no id')])
+def test_bad_submissions_write_nothing(tmp_path, preds, says):
+    to_long(_preds()).to_csv(tmp_path/'sample.csv', index=False)
+    with pytest.raises(LabelError) as e: write_submission(preds, tmp_path/'sample.csv', tmp_path/'sub.csv')
+    assert says in str(e.value)
+    assert [o.name for o in tmp_path.iterdir()] == ['sample.csv']
+
+def test_predictions_round_trip(tmp_path):
+    df = _preds().assign(path='a', error=[None, 'bad', None])
+    save_predictions(df, tmp_path/'p.csv')
+    back = load_predictions(tmp_path/'p.csv')
+    assert back.error.isna().tolist() == [True, False, True] and back.sop.tolist() == df.sop.tolist()
+
+def test_the_real_labels(real, tmp_path):
+    "The design's counts of stage 1"
+    subprocess.run([sys.executable, str(real/'make_kaggle_csv.py'), str(tmp_path/'l.csv')], check=True)
+    df = read_labels(tmp_path/'l.csv')
+    assert len(df) == 674_258 and df.attrs['repeats'] == 24
+    assert df[list(LABELS)].sum().astype(int).to_dict() == dict(any=97_103, epidural=2_761, intraparenchymal=32_564, intraventricular=23_766, subarachnoid=32_122, subdural=42_496)
+    assert df[list(SUBTYPES)].sum(axis=1).value_counts().sort_index().tolist() == [577_155, 67_969, 22_587, 5_642, 885, 20]
+    assert (df[list(SUBTYPES)].max(axis=1) == df['any']).all()

@@ -1,0 +1,100 @@
+"Models: seeds, folders that were touched, and prediction that does not depend on its company"
+import json
+import numpy as np, pytest, torch
+from rsna_ich.core import LABELS, ModelError
+from rsna_ich.data import slice_table
+from rsna_ich.headers import scan
+from rsna_ich.infer import predict
+from rsna_ich.labels import read_labels
+from rsna_ich.learner import load_model, train_model
+from rsna_ich.phantom import write_dicom
+
+@pytest.fixture(scope='module')
+def table(heads): return slice_table(scan(heads/'dicom'), read_labels(heads/'labels.csv'))
+
+def _train(table, out): return train_model(table, out, 'mobilenetv3_small_050', size=32, epochs=1, lr=3e-3, pretrained=False, n_folds=3, bs=16, crop=False)
+
+@pytest.fixture(scope='module')
+def model(table, tmp_path_factory):
+    out = tmp_path_factory.mktemp('m')/'model'
+    _train(table, out)
+    return out
+
+def test_the_same_seed_gives_the_same_weights(table, model, tmp_path):
+    _train(table, tmp_path/'again')
+    sha = [json.loads((o/'config.json').read_text())['weights_sha256'] for o in (model, tmp_path/'again')]
+    assert sha[0] == sha[1]
+
+def test_what_is_kept_with_a_model(model, table):
+    cfg = json.loads((model/'config.json').read_text())
+    assert cfg['labels'] == list(LABELS) and cfg['chain']['windows'] == ['brain', 'subdural', 'brain_bone'] and cfg['chain']['size'] == 32
+    assert cfg['data']['train']['slices'] + cfg['data']['valid']['slices'] == len(table)
+    assert cfg['metrics']['validation']['n_slices'] == cfg['data']['valid']['slices']
+
+@pytest.mark.parametrize('bs,workers', [(1, 0), (7, 0), (64, 0), (16, 2)])
+def test_prediction_does_not_depend_on_batches_or_workers(model, table, bs, workers):
+    files = list(table.file[:20])
+    a,b = predict(files, model, bs=10),predict(files, model, bs=bs, num_workers=workers)
+    assert np.allclose(a[list(LABELS)].to_numpy(float), b[list(LABELS)].to_numpy(float), atol=1e-5)
+
+def test_bad_files_keep_their_rows(model, table, tmp_path):
+    (tmp_path/'text.dcm').write_text('hello '*99)
+    (tmp_path/'empty').touch()
+    write_dicom(tmp_path/'mr.dcm', np.zeros((8, 8), np.int16), Modality='MR')
+    files = [tmp_path/'text.dcm', table.file[0], tmp_path/'empty', tmp_path/'mr.dcm', table.file[1], tmp_path/'none']
+    df = predict(files, model)
+    assert df.error.notna().tolist() == [True, False, True, True, False, True]
+    assert df['any'].isna().tolist() == df.error.notna().tolist()
+    assert np.allclose(df['any'][[1, 4]].astype(float), predict(list(table.file[:2]), model)['any'].astype(float), atol=1e-5)
+
+def test_training_goes_on_from_a_saved_model(model, table):
+    from rsna_ich.data import ICHDataLoaders
+    learn = load_model(model, ICHDataLoaders.from_table(table, size=32, n_folds=3, bs=16))
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-3)
+    assert len(learn.recorder.values) == 1
+
+def _copy(model, tmp_path):
+    out = tmp_path/'m'
+    out.mkdir()
+    for o in model.iterdir(): (out/o.name).write_bytes(o.read_bytes())
+    return out
+
+def _edit(out, **values):
+    cfg = json.loads((out/'config.json').read_text())
+    (out/'config.json').write_text(json.dumps(cfg | values))
+
+@pytest.mark.parametrize('values,says', [
+    (dict(labels=list(LABELS[::-1])), 'its labels are'), (dict(format=2), 'format 2'), (dict(arch='os.system'), 'timm has no model'), (dict(arch='hf-hub:x/y'), 'timm has no model'),
+    (dict(arch='resnet18'), "don't fit the architecture"), (dict(item_size='big'), "can't be used"), (dict(chain=dict(bogus=1)), "can't be used"),
+    (dict(weights_sha256='0'*64), 'not the weights')])
+def test_edited_configurations_are_refused(model, tmp_path, values, says):
+    out = _copy(model, tmp_path)
+    _edit(out, **values)
+    with pytest.raises(ModelError) as e: load_model(out)
+    assert says in str(e.value) and '\n' not in str(e.value)
+
+def test_missing_parts_are_named(model, tmp_path):
+    with pytest.raises(ModelError, match='no saved model here'): load_model(tmp_path)
+    out = _copy(model, tmp_path)
+    (out/'model.safetensors').unlink()
+    with pytest.raises(ModelError, match='the weights are missing'): load_model(out)
+    (out/'config.json').write_text('{')
+    with pytest.raises(ModelError, match='not readable as JSON'): load_model(out)
+
+def test_a_pickle_in_place_of_the_weights_is_not_run(model, tmp_path):
+    import hashlib, pickle
+    class Bomb:
+        def __reduce__(self): return (exec, (f"open({str(tmp_path/'ran')!r}, 'w')",))
+    out = _copy(model, tmp_path)
+    data = pickle.dumps(Bomb())
+    (out/'model.safetensors').write_bytes(data)
+    _edit(out, weights_sha256=hashlib.sha256(data).hexdigest())
+    with pytest.raises(ModelError, match='not readable as safetensors'): load_model(out)
+    assert not (tmp_path/'ran').exists()
+
+def test_no_network_is_said(table):
+    "`build_model` turns any failure to fetch weights into one line"
+    from unittest import mock
+    from rsna_ich import learner
+    with mock.patch.object(learner, 'create_timm_model', side_effect=OSError("no route")), pytest.raises(ModelError, match='pass pretrained=False'):
+        learner.build_model('resnet18', 3, True)

@@ -44,7 +44,7 @@ def set_chain(dls, chain:CTTransform):
         for t in dl.after_batch.fs:
             if isinstance(t, CTBatch): t.chain = chain
 
-# %% ../nbs/10_learner.ipynb #b169273a
+# %% ../nbs/10_learner.ipynb #86f3b429
 def check_arch(arch):
     "A `ModelError` with the nearest names unless timm has a model called `arch`"
     if isinstance(arch, str) and timm.is_model(arch): return
@@ -67,7 +67,7 @@ def build_model(arch, n_in, pretrained):
     if not pretrained: return create_timm_model(arch, len(LABELS), pretrained=False, n_in=n_in)[0]
     try:
         with _quick_hub(): return create_timm_model(arch, len(LABELS), pretrained=True, n_in=n_in)[0]
-    except Exception as e: raise ModelError(f"the pretrained weights of '{arch}' can't be had ({type(e).__name__}); without a network pass pretrained=False") from e
+    except Exception as e: raise ModelError(f"the pretrained weights of '{arch}' can't be had ({type(e).__name__}); without a network pass pretrained=False (--no-pretrained)") from e
 
 # %% ../nbs/10_learner.ipynb #08817504
 def _gpu_cbs(dls):

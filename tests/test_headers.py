@@ -21,7 +21,8 @@ def test_values_equal_pydicom(real):
     for row,path in zip(df.itertuples(), file_paths(df)):
         with pydicom.config.disable_value_validation():
             ds = pydicom.dcmread(path)
-            want = dict(sop=str(ds.SOPInstanceUID), patient=ds.PatientID, study=str(ds.StudyInstanceUID), series=str(ds.SeriesInstanceUID), rows=ds.Rows, cols=ds.Columns,
+            want = dict(sop=str(ds.SOPInstanceUID), patient=ds.PatientID, study=str(ds.StudyInstanceUID), series=str(ds.SeriesInstanceUID),
+                rows=ds.Rows, cols=ds.Columns,
                 bits_stored=ds.BitsStored, pixel_representation=ds.PixelRepresentation, slope=float(ds.RescaleSlope), intercept=float(ds.RescaleIntercept),
                 z=float(ds.ImagePositionPatient[2]), jz=float(ds.ImageOrientationPatient[5]), spacing_y=float(ds.PixelSpacing[0]), modality=ds.Modality,
                 transfer_syntax=str(ds.file_meta.TransferSyntaxUID), pixel_bytes=len(ds.PixelData),
@@ -80,14 +81,15 @@ def test_not_a_header_table(tmp_path):
     with pytest.raises(DataError, match='no such header table'): load_headers(tmp_path/'z.parquet')
 
 def test_order_is_along_the_normal():
-    "A series tilted by 20 degrees, listed upside down and with z values that a shift in y disturbs"
+    "A series tilted by 20 degrees, listed upside down, whose slices are shifted within their plane so that z alone misleads"
     n,a = 5,np.deg2rad(20)
     normal = np.array([0, np.sin(a), np.cos(a)])
-    pos = np.arange(n)[::-1,None]*5*normal + np.array([0, 1, 0])*np.array([[0, 80, -80, 30, 0]]).T*np.cos(a) + np.array([0, 0, 1])*np.array([[0, -80, 80, -30, 0]]).T*np.sin(a)
+    in_plane = np.array([0, np.cos(a), -np.sin(a)])
+    pos = np.arange(n)[::-1,None]*5*normal + np.array([[0, 80, -80, 30, 0]]).T*in_plane
     df = pd.DataFrame(pos, columns=list('xyz')).assign(ix=1., iy=0., iz=0., jx=0., jy=np.cos(a), jz=-np.sin(a), study='s', series='t', path=list('edcba'))
     assert np.allclose(slice_position(df), np.arange(n)[::-1]*5)
     assert in_slice_order(df).path.tolist() == list('abcde')
-    assert df.z.is_monotonic_decreasing is False
+    assert not df.z.is_monotonic_decreasing
 
 def test_the_two_real_series_are_evenly_spaced(real):
     df = in_slice_order(scan(real/'dicom'))

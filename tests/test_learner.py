@@ -1,6 +1,6 @@
 "Models: seeds, folders that were touched, and prediction that does not depend on its company"
 import json
-import numpy as np, pytest, torch
+import numpy as np, pytest
 from rsna_ich.core import LABELS, ModelError
 from rsna_ich.data import slice_table
 from rsna_ich.headers import scan

@@ -1,6 +1,5 @@
 "The main job in small on real slices: scan, train, predict, submit"
-import os
-import numpy as np, pandas as pd
+import numpy as np
 from rsna_ich.core import LABELS
 from rsna_ich.data import slice_table
 from rsna_ich.evaluate import evaluate

@@ -18,6 +18,7 @@ def render():
     "The README's text: hidden cells and directives left out, text outputs kept, links made relative to the top level"
     nb = nbformat.read(root/'nbs'/'index.ipynb', as_version=4)
     nb.cells = [strip_directives(c) for c in nb.cells if not is_hidden(c)]
+    nb.metadata.language_info = dict(name='python')
     exporter = MarkdownExporter()
     text,_ = exporter.from_notebook_node(nb)
     text = re.sub(r'\]\((?=images/|\d\d_\w+\.ipynb)', '](nbs/', text)

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['F', 'GRID_MM', 'SLICE_MM', 'KERNEL', 'PREVALENCE', 'MIN_AREA', 'Phantom', 'CODINGS', 'BROKEN_CODINGS', 'MAX_SEED',
-           'MAX_STUDIES', 'phantom_study', 'phantom_montage', 'write_dicom', 'phantom_volumes', 'write_phantom']
+           'MAX_STUDIES', 'phantom_study', 'phantom_montage', 'phantom_volumes', 'write_dicom', 'write_phantom']
 
-# %% ../nbs/04_phantom.ipynb #a2f56bfe
+# %% ../nbs/04_phantom.ipynb #12eafe5f
 import hashlib
 from collections import namedtuple
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from statistics import NormalDist
 from types import MappingProxyType, SimpleNamespace
@@ -18,11 +19,12 @@ from types import MappingProxyType, SimpleNamespace
 import numpy as np
 from .core import LABELS, SUBTYPES, DataError, get_window, progress, write_whole
 
-# %% ../nbs/04_phantom.ipynb #bc56950a
+# %% ../nbs/04_phantom.ipynb #caef8cfc
 F = np.float32
 GRID_MM = 1.2  # the grid on which anatomy is evaluated
 SLICE_MM = 5.  # slice thickness of the routine head protocol
 
+# %% ../nbs/04_phantom.ipynb #66f80388
 def _occ(
     d, # mm, signed distance to a surface, negative inside
     w=1.5, # mm, width of the edge
@@ -32,12 +34,13 @@ def _occ(
     o += F(.5)
     return np.clip(o, 0, 1, out=o)
 
+# %% ../nbs/04_phantom.ipynb #74a449e3
 def _mix(hu, value, occ):
     "Paint `value` over `hu` in place, as far as `occ` covers it"
     occ = occ*(value-hu)
     hu += occ
 
-# %% ../nbs/04_phantom.ipynb #0abea145
+# %% ../nbs/04_phantom.ipynb #91344be0
 def _field(
     rng, # numpy Generator
     shape:tuple, # rows, columns
@@ -53,12 +56,13 @@ def _field(
     t = fft.irfft2(fft.rfft2(rng.standard_normal(shape, dtype=F))*amp, s=shape)
     return (t/t.std()).astype(F)
 
+# %% ../nbs/04_phantom.ipynb #72c1c7c8
 def _wave(pair, z, mm):
     "A texture through the volume: two fields in turn, `mm` from one to the other"
     k = F(np.pi/2/mm)
     return pair[0]*np.cos(k*z) + pair[1]*np.sin(k*z)
 
-# %% ../nbs/04_phantom.ipynb #dc1075ef
+# %% ../nbs/04_phantom.ipynb #9a46a963
 def _blob(
     v, # has `x, y, z` in mm
     c, # mm, centre
@@ -69,6 +73,7 @@ def _blob(
     k = k + ((v.z-c[2])*(1/r[2]))**2
     return (np.sqrt(k)-1)*min(r)
 
+# %% ../nbs/04_phantom.ipynb #849fb64a
 def _tube(v, p, q, r0, r1):
     "Distance to the rod from `p` to `q`, both sides at once (`v.ax` is |x|), of radius `r0` mm tapering to `r1`"
     b = [float(j-i) for i,j in zip(p, q)]
@@ -87,7 +92,12 @@ def _geometry(rng, n_slices):
     g.table = rng.uniform(20, 260)
     return g
 
-# %% ../nbs/04_phantom.ipynb #34a5c6cc
+# %% ../nbs/04_phantom.ipynb #f37d919b
+def _bounds(keep):
+    "The smallest box, as two slices, around what is true"
+    return tuple(slice(int(i.min()), int(i.max())+1) for i in np.nonzero(keep))
+
+# %% ../nbs/04_phantom.ipynb #a59ea116
 def _grid(g, h):
     "Coordinates of the grid's points: `X, Y` in the scanner, `x, y` in the head, and `dz` to the slice's nominal level; cut to the head's `box`"
     m = int(np.ceil(g.fov/GRID_MM))
@@ -100,45 +110,37 @@ def _grid(g, h):
     h.dz = -Y*F(np.tan(np.radians(g.pitch))) - X*F(np.tan(np.radians(g.roll)))
     h.ax = np.abs(h.x)
 
-def _bounds(keep):
-    "The smallest box, as two slices, around what is true"
-    return tuple(slice(int(i.min()), int(i.max())+1) for i in np.nonzero(keep))
-
-# %% ../nbs/04_phantom.ipynb #e29f0952
+# %% ../nbs/04_phantom.ipynb #3bbeab45
 def _person(rng, h):
-    "Sizes in mm and densities in HU of one person"
+    "Age 0..1 and sizes in mm of one person"
     h.a,h.b,h.c = rng.normal(66.5, 2.5), rng.normal(83, 3.5), rng.normal(77, 3)
     h.age = age = rng.beta(1.5, 1.3)
     h.scalp,h.skull = rng.uniform(4.5, 8), rng.normal(6.6, .9)
-    h.grey,h.white,h.csf,h.dura = rng.normal(38.5, 1), rng.normal(29.5, 1), rng.normal(7, 1.5), rng.normal(56, 4)
-    h.table,h.diploe = rng.normal(1450, 120), rng.normal(620, 120)
+    h.fsin,h.push = max(.35, rng.normal(.95, .25)), (0., 0., 0.)
     h.sulc,h.rim = .2+1.*age*rng.uniform(.7, 1.3), .7+2.4*age*rng.uniform(.6, 1.2)
     h.sdeep,h.fiss,h.cist = 15+9*age, .8+1.2*age, .2+1.4*age
     h.big,h.third = .75+.75*age*rng.uniform(.5, 1.4), .8+2.6*age*rng.uniform(.6, 1.2)
-    h.leuk = 8*max(0, age-.45)*rng.uniform(0, 2)
-    h.cup,h.fsin = rng.uniform(2, 7), max(.35, rng.normal(.95, .25))
-    h.push = 0., 0., 0.
 
-# %% ../nbs/04_phantom.ipynb #36837368
+# %% ../nbs/04_phantom.ipynb #4bb3e7ef
+def _densities(rng, h):
+    "HU of one person's tissues"
+    h.grey,h.white,h.csf,h.dura = rng.normal(38.5, 1), rng.normal(29.5, 1), rng.normal(7, 1.5), rng.normal(56, 4)
+    h.table,h.diploe = rng.normal(1450, 120), rng.normal(620, 120)
+    h.leuk,h.cup = 8*max(0, h.age-.45)*rng.uniform(0, 2), rng.uniform(2, 7)
+
+# %% ../nbs/04_phantom.ipynb #a19be8a7
 def _textures(rng, h):
     "The random fields of one head on its grid"
     s = h.x.shape
-    h.wob = [_field(rng, s, 45) for _ in range(2)]
-    h.mid = [_field(rng, s, 22) for _ in range(2)]
-    h.fine = [_field(rng, s, 8) for _ in range(2)]
+    h.wob,h.mid,h.fine = ([_field(rng, s, mm) for _ in range(2)] for mm in (45, 22, 8))
     h.gyri = _field(rng, (512,512), 20, band=.3, mm=.92)
     m = _field(rng, (192,128), 26, band=.7)
     h.muscle = m[((h.y+115)*F(1/1.2)).astype(int)%192, (h.ax*F(1/1.2)).astype(int)%128] + .4*h.fine[0]
 
-def _outline(rng, h):
-    "Inner table `R`, skull and scalp thickness in mm by direction"
-    r,th = np.hypot(h.x, h.y), np.arctan2(h.y, h.x)
-    ct,st = np.abs(np.cos(th)), np.sin(th)
-    p = rng.uniform(2.05, 2.4)
-    R = ((ct/(h.a*(1+rng.uniform(.01, .06)*st)))**p + (np.abs(st)/h.b)**p)**(-1/p)
-    for q in range(2, 6): R *= 1+rng.normal(0, .005)*np.cos(q*th+rng.uniform(0, 6.3))
-    h.R,h.th,h.n = R.astype(F), th, (r/R).astype(F)
-    h.iu = ((th/(2*np.pi)+.5)*512).astype(np.int32)%512
+# %% ../nbs/04_phantom.ipynb #daaa38dd
+def _thickness(rng, h, st):
+    "Skull and scalp by direction: thick in front and behind, thin at the temples"
+    h.iu = ((h.th/(2*np.pi)+.5)*512).astype(np.int32)%512
     away = np.clip(2*h.n, 0, 1)  # nothing depends on direction at the crown itself
     ring = _field(rng, (2,512), 120, mm=.92)[:,h.iu]*away
     st = st*away
@@ -147,17 +149,33 @@ def _outline(rng, h):
     h.sc = (h.scalp*(1+.1*ring[1]+.25*st)).astype(F)
     h.dip = np.clip((h.tk-3)*F(1/4), 0, 1)
 
-# %% ../nbs/04_phantom.ipynb #5dfc531d
+# %% ../nbs/04_phantom.ipynb #d7d31ea9
+def _outline(rng, h):
+    "Inner table `R` in mm by direction `th`, and each point's distance `n` from the axis as a share of it"
+    th = np.arctan2(h.y, h.x)
+    ct,st = np.abs(np.cos(th)), np.sin(th)
+    p = rng.uniform(2.05, 2.4)
+    R = ((ct/(h.a*(1+rng.uniform(.01, .06)*st)))**p + (np.abs(st)/h.b)**p)**(-1/p)
+    for q in range(2, 6): R *= 1+rng.normal(0, .005)*np.cos(q*th+rng.uniform(0, 6.3))
+    h.R,h.th,h.n = R.astype(F), th, (np.hypot(h.x, h.y)/R).astype(F)
+    _thickness(rng, h, st)
+
+# %% ../nbs/04_phantom.ipynb #27967292
 def _step(d, w): return .5+.5*np.tanh(d*(1/w))
 
+def _terraces(x, y, ax):
+    "Level in mm of the three floors without their ridges"
+    ant,back = _step(-36+.18*ax-y, 3), _step(y-(8+.32*ax), 4)
+    fl_ant = -16+7*np.exp(-((ax-27)/12)**2)-5*np.exp(-(x/6)**2)
+    post = -60+.28*np.maximum(0, np.hypot(x, y-32)-22)
+    return ant*fl_ant+(1-ant)*((1-back)*(-42+15*_step(16-ax, 4))+back*post), back
+
+# %% ../nbs/04_phantom.ipynb #f394797f
 def _base(h):
     "Level of the skull base and thickness of its bone, in mm"
     x,y = h.x+2*h.wob[0], h.y+2*h.wob[1]
     ax = np.abs(x)
-    ant,back = _step(-36+.18*ax-y, 3), _step(y-(8+.32*ax), 4)
-    fl_ant = -16+7*np.exp(-((ax-27)/12)**2)-5*np.exp(-(x/6)**2)
-    post = -60+.28*np.maximum(0, np.hypot(x, y-32)-22)
-    fl = ant*fl_ant+(1-ant)*((1-back)*(-42+15*_step(16-ax, 4))+back*post)
+    fl,back = _terraces(x, y, ax)
     pet = np.exp(-((y-(2+.34*ax))/6.5)**2)*_step(ax-13, 3)*_step(72-ax, 4)
     fl += pet*np.maximum(0, -29-fl)
     cliv = np.exp(-((y-2)/9)**2-(x/13)**2)
@@ -167,7 +185,7 @@ def _base(h):
     h.thin = F(.8)*(_step(6-24*pet-22*cliv, 2)).astype(F)
     h.tb = (3.5+24*pet+22*cliv+2*back+3*np.exp(-((y+37)/5)**2)*(ax>18)).astype(F)
 
-# %% ../nbs/04_phantom.ipynb #ef98906a
+# %% ../nbs/04_phantom.ipynb #874f8a2c
 def _shape(
     h, # the head
     zk:float, # mm, the slice's level
@@ -181,7 +199,7 @@ def _shape(
     gz = (F(.6)*q+F(.8)*q*q2)/c
     gr = np.sqrt(n2/(h.R*h.R)+gz*gz)/k+F(1e-4)
     v.d = (k-1)/gr
-    v.w = np.sqrt(F(1.3**2)+(F(.9*SLICE_MM)*gz/(k*gr))**2)
+    v.w = np.sqrt(F(1.7**2)+(F(.9*SLICE_MM)*gz/(k*gr))**2)
     v.h = v.z-h.floor
     v.D = np.minimum(-v.d, v.h)
     v.cav = _occ(v.d, v.w)*_occ(-v.h, SLICE_MM)
@@ -206,20 +224,7 @@ def _coats(h, v, brain, face):
     _mix(hu, brain, v.cav)
     return hu
 
-# %% ../nbs/04_phantom.ipynb #1da4d763
-def _face(h, v):
-    "HU under the skull base"
-    m = SimpleNamespace(x=v.ax+1.5*h.mid[0], y=v.y+1.5*h.mid[1], z=v.z, ax=v.ax)
-    hu = -60+112*_occ(-(h.muscle+.8+.3*np.sin(v.z*F(.2))), 1.1)
-    _mix(hu, F(650), _occ(_blob(m, (0,-38,-30), (60,34,20)), 3)*_occ(np.abs(h.muscle)-.35, .4))
-    _eyes(hu, v)
-    _mix(hu, F(1100), _occ(np.abs(_blob(m, (53,-38,-50), (14,34,9)))-1.8, 2)*(v.ax>52))
-    _mix(hu, F(1200), _occ(_tube(m, (50,-8,-52), (44,-30,-105), 6, 7), 2))
-    _mix(hu, F(-930), _occ(_blob(m, (0,-10,-84), (11,12,26)), 2))
-    _mix(hu, F(900), _occ(np.abs(_blob(m, (0,30,-92), (20,20,24)))-4, 3)*(v.z<-70))
-    _mix(hu, F(32), _occ(np.hypot(v.x, v.y-30)-9, 2)*(v.z<-66))
-    return hu
-
+# %% ../nbs/04_phantom.ipynb #b77a6b48
 def _eyes(hu, v):
     "Bony socket, fat, muscles, globe and lens, both sides"
     e = SimpleNamespace(x=v.ax, y=v.y, z=v.z)
@@ -231,22 +236,52 @@ def _eyes(hu, v):
     globe = _blob(e, (32,-75,-31), (12,12,12))
     for val,d in ((45, globe-1.2), (12, globe+.8), (85, _blob(e, (32,-85,-31), (4.5,2.2,4.5)))): _mix(hu, F(val), _occ(d))
 
-# %% ../nbs/04_phantom.ipynb #dec1c06a
-def _airways(h, v, hu):
-    "Sinuses, mastoid cells, nose and ears, in place"
+# %% ../nbs/04_phantom.ipynb #3942be99
+def _jaw(hu, v, m):
+    "Cheek bone, jaw, throat, first vertebra and spinal cord, in place"
+    _mix(hu, F(1100), _occ(np.abs(_blob(m, (53,-38,-50), (14,34,9)))-1.8, 2)*(v.ax>52))
+    _mix(hu, F(1200), _occ(_tube(m, (50,-8,-52), (44,-30,-105), 6, 7), 2))
+    _mix(hu, F(-930), _occ(_blob(m, (0,-10,-84), (11,12,26)), 2))
+    _mix(hu, F(900), _occ(np.abs(_blob(m, (0,30,-92), (20,20,24)))-4, 3)*(v.z<-70))
+    _mix(hu, F(32), _occ(np.hypot(v.x, v.y-30)-9, 2)*(v.z<-66))
+
+# %% ../nbs/04_phantom.ipynb #49b79278
+def _face(h, v):
+    "HU under the skull base"
     m = SimpleNamespace(x=v.ax+1.5*h.mid[0], y=v.y+1.5*h.mid[1], z=v.z, ax=v.ax)
-    nz = _wave(h.fine, v.z, 5)
-    _mix(hu, F(35), np.maximum(_occ(_blob(m, (0,-.9*h.b-9,-50), (9,20,17)), 2), _occ(_blob(m, (h.a+13,12,-36), (3,13,22))-nz, 2))*(hu<-300))
+    t = h.muscle+.6*np.sin(v.z*F(.12))
+    hu = 54-np.maximum(115*_occ(4*np.abs(t)-.6, 2), 125*_occ(6-4*t, 2))
+    _mix(hu, F(650), _occ(_blob(m, (0,-38,-30), (60,34,20)), 3)*_occ(np.abs(h.muscle)-.35, .4))
+    _eyes(hu, v)
+    _jaw(hu, v, m)
+    return hu
+
+# %% ../nbs/04_phantom.ipynb #d675d1db
+def _sinuses(hu, h, v, m):
+    "Maxillary, ethmoid and sphenoid sinuses, in place"
     max_,eth = _blob(m, (29,-60,-66), (15,18,16)), _blob(m, (0,-56,-36), (12,25,19))
     air = np.minimum(np.minimum(max_, eth), _blob(m, (0,-22,-37), (14,13,10)))
     _mix(hu, F(700), _occ(air-1.8)*(v.d<0))
     _mix(hu, F(-960), _occ(air))
     cell = np.maximum(_occ(np.abs(np.sin(v.z*F(.25)+v.y*F(.32)+h.wob[0]))-.16, .25), _occ(v.ax-.7))
     _mix(hu, F(260), cell*_occ(eth+1))
+
+# %% ../nbs/04_phantom.ipynb #56adcd00
+def _mastoid(hu, h, v, m, nz):
+    "The sponge of bone behind the ear, and the ear canal, in place"
     mast = _occ(_blob(m, (55,22,-42), (12,17,17)), 3)*(v.d<h.tk)
     _mix(hu, F(700), mast*F(.8))
     _mix(hu, F(-800), mast*_occ(.35-nz, .5))
     _mix(hu, F(-900), _occ(_tube(m, (48,6,-44), (82,4,-47), 2, 3)))
+
+# %% ../nbs/04_phantom.ipynb #648789f7
+def _airways(h, v, hu):
+    "Air cells of the skull base and the frontal bone, nose and ears, in place"
+    m = SimpleNamespace(x=v.ax+1.5*h.mid[0], y=v.y+1.5*h.mid[1], z=v.z, ax=v.ax)
+    nz = _wave(h.fine, v.z, 5)
+    _mix(hu, F(35), np.maximum(_occ(_blob(m, (0,-.9*h.b-9,-50), (9,20,17)), 2), _occ(_blob(m, (h.a+13,12,-36), (3,13,22))-nz, 2))*(hu<-300))
+    _sinuses(hu, h, v, m)
+    _mastoid(hu, h, v, m, nz)
     fs = np.maximum(_blob(m, (9*h.fsin,-h.b-2,-12), (17*h.fsin,5*h.fsin,18*h.fsin)), v.d-h.tk+1.2)
     _mix(hu, F(h.table), _occ(fs-1.6))
     _mix(hu, F(-940), _occ(fs))
@@ -260,7 +295,16 @@ def _sulci(h, v):
     s = _occ(v.sd-h.sulc*(1+.4*h.wob[1]), 1.8)*v.cor
     return np.maximum(s, _occ(v.D-h.rim*(1+.4*h.wob[1]), 2))
 
-# %% ../nbs/04_phantom.ipynb #53abbe7c
+# %% ../nbs/04_phantom.ipynb #0ae7f4de
+def _inside(h):
+    "Ventricles (ends and radii of tubes) and grey nuclei (centres and half axes) of one head, mm"
+    b = h.big
+    h.deep = _bounds((h.ax<66)&(np.abs(h.y)<80))
+    h.tubes = [((6,-8,19),(11+2*b,-35,6),3.6*b,3.2*b), ((6,-8,20),(12,20,21),3.6*b,4*b), ((12,20,21),(24,34,6),4*b,5.2*b),
+        ((24,34,6),(24,56,3),4.2*b,1*b), ((24,34,6),(31,2,-19),2.6*b,1.1*b)]
+    h.nuclei = [((11,6,6),(8,13,9)), ((25,-8,5),(7,17,11)), ((12+3*b,-22,10),(5,9,10))]
+
+# %% ../nbs/04_phantom.ipynb #4c8281b4
 def _ventricles(h, v):
     "Distance in mm to the ventricles"
     out = np.full_like(v.x, 50)
@@ -272,6 +316,7 @@ def _ventricles(h, v):
     fourth = (v.ax*F(1/9)+np.abs(v.y-37)*F(1/7)+np.abs(v.z+38)*F(1/14)-1)*5
     return np.minimum(np.minimum(out, third), fourth)
 
+# %% ../nbs/04_phantom.ipynb #aa163959
 def _cisterns(h, v):
     "Distance in mm to the cisterns"
     w,x,y,z,ax,n = h.cist, v.x, v.y, v.z, v.ax, v.warp
@@ -284,20 +329,7 @@ def _cisterns(h, v):
     magna = np.maximum(np.hypot(x*F(.8), y-68)-8-2*w, z+52)
     return np.minimum.reduce([star, ring, quad, syl, ins, magna])
 
-# %% ../nbs/04_phantom.ipynb #e4d26e2e
-def _deep(rng, h):
-    "Ventricles, nuclei, membranes and calcifications of one head"
-    b = h.big
-    h.deep = _bounds((h.ax<66)&(np.abs(h.y)<80))
-    h.tubes = [((6,-8,19),(11+2*b,-35,6),3.6*b,3.2*b), ((6,-8,20),(12,20,21),3.6*b,4*b), ((12,20,21),(24,34,6),4*b,5.2*b),
-        ((24,34,6),(24,56,3),4.2*b,1*b), ((24,34,6),(31,2,-19),2.6*b,1.1*b)]
-    h.nuclei = [((11,6,6),(8,13,9)), ((25,-8,5),(7,17,11)), ((12+3*b,-22,10),(5,9,10))]
-    h.bend = (1.2*np.sin(h.y*F(1/30)+F(rng.uniform(0, 6)))+.6*h.wob[0]).astype(F)
-    h.zfalx = np.interp(h.y, [-95,-70,-35,0,30,55,95], [-14,0,34,38,26,2,-6]).astype(F)
-    h.zt = 2-F(.42)*np.maximum(0, h.ax-6)-F(.22)*np.maximum(0, h.y-32)
-    h.back = _step(h.y-(-2+.3*h.ax), 4).astype(F)
-    h.calcs = _calcifications(rng)
-
+# %% ../nbs/04_phantom.ipynb #eea3194a
 def _calcifications(rng):
     "Centres (mm), radii (mm) and HU of harmless calcium"
     out = []
@@ -308,7 +340,25 @@ def _calcifications(rng):
     if rng.random() < .15: out.append(((0., rng.uniform(-65, -30), rng.uniform(35, 60)), rng.uniform(1.5, 3), rng.uniform(150, 600)))
     return out
 
-# %% ../nbs/04_phantom.ipynb #eeb85106
+# %% ../nbs/04_phantom.ipynb #6e9ad12c
+def _membranes(rng, h):
+    "Where falx and tentorium hang in one head: `bend`, `zfalx`, `zt`, and `back` (1 behind the petrous ridge)"
+    h.bend = (1.2*np.sin(h.y*F(1/30)+F(rng.uniform(0, 6)))+.6*h.wob[0]).astype(F)
+    h.zfalx = np.interp(h.y, [-95,-70,-35,0,30,55,95], [-14,0,34,38,26,2,-6]).astype(F)
+    h.zt = 2-F(.42)*np.maximum(0, h.ax-6)-F(.22)*np.maximum(0, h.y-32)
+    h.back = _step(h.y-(-2+.3*h.ax), 4).astype(F)
+
+# %% ../nbs/04_phantom.ipynb #2a058239
+def _veins(hu, h, v, xm):
+    "Sagittal and transverse sinuses and the tentorium, in place"
+    veins = _occ(np.hypot(xm, (v.D-2.5)*F(1.1))-4, 2)*(v.y>0)*_occ(-(v.z-h.zt), 4)
+    if v.zk < 25:
+        ten = _occ(np.abs(v.z-h.zt)-1.2, 4.5)*h.back*_occ(-(np.hypot(v.x, (v.y-14)*F(.9))-24), 3)
+        _mix(hu, F(h.dura-4), ten*F(.6))
+        veins = np.maximum(veins, _occ(np.hypot(v.D-2, (v.z-h.zt+1)*F(.8))-4, 2.5)*h.back*(v.ax>14))
+    _mix(hu, F(h.dura), veins)
+
+# %% ../nbs/04_phantom.ipynb #634efa27
 def _midline(h, v, hu, csf, cerebellum):
     "Fissure, falx, tentorium, venous sinuses and calcifications, in place; returns the CSF share with the fissure"
     xm = v.x+h.bend
@@ -316,17 +366,34 @@ def _midline(h, v, hu, csf, cerebellum):
     csf = np.maximum(csf, _occ(np.abs(xm)-h.fiss, 1.6)*gap)
     _mix(hu, F(h.csf), np.maximum(csf, v.vent))
     _mix(hu, F(h.dura), _occ(np.abs(xm)-.7, 1.4)*gap*F(.9))
-    veins = _occ(np.hypot(xm, (v.D-2.5)*F(1.1))-4, 2)*(v.y>0)*_occ(-(v.z-h.zt), 4)
-    if v.zk < 25:
-        ten = _occ(np.abs(v.z-h.zt)-1.2, 4.5)*h.back*_occ(-(np.hypot(v.x, (v.y-14)*F(.9))-24), 3)
-        _mix(hu, F(h.dura-4), ten*F(.6))
-        veins = np.maximum(veins, _occ(np.hypot(v.D-2, (v.z-h.zt+1)*F(.8))-4, 2.5)*h.back*(v.ax>14))
-    _mix(hu, F(h.dura), veins)
+    _veins(hu, h, v, xm)
     for c,r,val in h.calcs:
         if abs(v.zk-c[2]) < 14: _mix(hu, F(val), _occ(_blob(v, c, (r,r,r)))*_occ(abs(v.zk-c[2])-r, 6))
     return csf
 
-# %% ../nbs/04_phantom.ipynb #dc2282ea
+# %% ../nbs/04_phantom.ipynb #dfc94963
+def _pushed(h, v, s):
+    "Coordinates in the box `s`, with the midline pushed `amp` mm about the level `zp`"
+    c = SimpleNamespace(y=v.y[s], z=v.z[s], warp=_wave([o[s] for o in h.mid], v.z[s], 18))
+    amp,zp,side = h.push
+    c.x = v.x[s]-F(amp*side)*np.exp(-((c.z-zp)*F(1/30))**2)*np.maximum(0, 1-(v.ax[s]*F(1/70))**2)
+    c.ax = np.abs(c.x)
+    return c
+
+# %% ../nbs/04_phantom.ipynb #ec7cf078
+def _central(h, v, hu, csf):
+    "Nuclei, ventricles and cisterns, in place"
+    s = h.deep
+    c = _pushed(h, v, s)
+    m = SimpleNamespace(x=c.ax+2*h.wob[0][s], y=c.y+2*h.wob[1][s], z=c.z)
+    for ce,ra in h.nuclei:
+        if abs(v.zk-ce[2]) < ra[2]+6: _mix(hu[s], F(h.grey-2), _occ(_blob(m, ce, ra), 4))
+    ven = _ventricles(h, c)
+    _mix(hu[s], F(h.white-h.leuk), _occ(ven-6-4*h.wob[1][s], 7)*(c.z>-5))
+    v.vent[s] = _occ(ven, 2.2)
+    csf[s] = np.maximum(csf[s], _occ(_cisterns(h, c), 1.8))
+
+# %% ../nbs/04_phantom.ipynb #46b199f7
 def _brain(h, v):
     "HU of the brain of one slice, with no bleed; keeps the CSF and ventricle shares in `v`"
     csf = _sulci(h, v)
@@ -342,22 +409,7 @@ def _brain(h, v):
     hu += F(h.cup)*np.exp(v.D*F(-1/7))
     return hu
 
-def _central(h, v, hu, csf):
-    "Nuclei, ventricles and cisterns, in place"
-    s = h.deep
-    c = SimpleNamespace(y=v.y[s], z=v.z[s], warp=_wave([o[s] for o in h.mid], v.z[s], 18))
-    amp,zp,side = h.push
-    c.x = v.x[s]-F(amp*side)*np.exp(-((c.z-zp)*F(1/30))**2)*np.maximum(0, 1-(v.ax[s]*F(1/70))**2)
-    c.ax = np.abs(c.x)
-    m = SimpleNamespace(x=c.ax+2*h.wob[0][s], y=c.y+2*h.wob[1][s], z=c.z)
-    for ce,ra in h.nuclei:
-        if abs(v.zk-ce[2]) < ra[2]+6: _mix(hu[s], F(h.grey-.5), _occ(_blob(m, ce, ra), 3))
-    ven = _ventricles(h, c)
-    _mix(hu[s], F(h.white-h.leuk), _occ(ven-6-4*h.wob[1][s], 7)*(c.z>-5))
-    v.vent[s] = _occ(ven, 2.2)
-    csf[s] = np.maximum(csf[s], _occ(_cisterns(h, c), 1.8))
-
-# %% ../nbs/04_phantom.ipynb #f7b92254
+# %% ../nbs/04_phantom.ipynb #a934fdee
 def _bleed(rng, kind, faint):
     "What every bleed has: HU, size factor, side"
     f = rng.random() < faint
@@ -366,90 +418,110 @@ def _bleed(rng, kind, faint):
     b.size = rng.uniform(.45, .65) if f else rng.uniform(.75, 1.3)
     return b
 
+# %% ../nbs/04_phantom.ipynb #f11b70df
 def _cap(h, v, b):
     "Squared distance along the skull from the bleed's centre, 1 at its edge"
     t = np.abs(h.th-b.th)
     t = np.minimum(t, 2*np.pi-t)*h.R
     return (t*F(1/b.arc))**2 + ((v.z-b.z)*F(1/b.tall))**2
 
-# %% ../nbs/04_phantom.ipynb #01e4c3f9
+# %% ../nbs/04_phantom.ipynb #f455080c
 def _plan_epidural(rng, h, b):
     "A lens at the temple or further back, `thick` mm at its middle"
     b.th,b.z = (0 if b.side>0 else np.pi)+b.side*rng.uniform(-.7, .9), rng.uniform(-15, 45)
     b.thick,b.arc,b.tall = 17*b.size, rng.uniform(26, 36)*b.size**.5, rng.uniform(18, 27)*b.size**.5
     b.mass = .35*b.thick
 
+# %% ../nbs/04_phantom.ipynb #95b717e8
 def _draw_epidural(h, v, b):
     "Bulges into the brain: thickest in the middle, ends sharp"
     return _occ(v.D-b.thick*(1-_cap(h, v, b)))
 
-# %% ../nbs/04_phantom.ipynb #1089c5e3
+# %% ../nbs/04_phantom.ipynb #6a18dfa0
 def _plan_subdural(rng, h, b):
     "A crescent over most of a hemisphere"
     b.th,b.z = (0 if b.side>0 else np.pi)+b.side*rng.uniform(-.4, .4), rng.uniform(5, 45)
-    b.thick,b.arc,b.tall = 9.5*b.size*rng.uniform(.8, 1.4), rng.uniform(60, 105)*b.size**.5, rng.uniform(30, 50)*b.size**.5
+    b.thick,b.arc,b.tall = 9.5*b.size*rng.uniform(.8, 1.4), rng.uniform(60, 105)*b.size**.5, rng.uniform(25, 42)*b.size**.5
     b.mass = .5*b.thick
 
+# %% ../nbs/04_phantom.ipynb #9999a17a
 def _draw_subdural(h, v, b):
     "Follows the skull, and ends at the midline"
     t = b.thick*(1+.25*h.wob[0])*np.sqrt(np.maximum(0, 1-_cap(h, v, b)))-1.2
     return _occ(v.D-t)*_occ(4-b.side*v.x, 3)*(1-v.cerebellum)
 
-# %% ../nbs/04_phantom.ipynb #e4bffe07
+# %% ../nbs/04_phantom.ipynb #be6fb93f
 def _plan_subarachnoid(rng, h, b):
     "A region `r` mm wide, basal or over the convexity"
     basal = rng.random() < .4
     th = rng.uniform(-1.2, 1.2)
     b.c = (b.side*rng.uniform(0, 25),-8,-16) if basal else (b.side*.72*h.a*np.cos(th), .72*h.b*np.sin(th), rng.uniform(5, 50))
-    b.r,b.mass = (rng.uniform(28, 42) if basal else rng.uniform(20, 34))*b.size**.5, 0
+    b.r,b.mass = (rng.uniform(24, 36) if basal else rng.uniform(14, 26))*b.size**.5, 0
 
+# %% ../nbs/04_phantom.ipynb #57542b8a
 def _draw_subarachnoid(h, v, b):
     "Sulci and cisterns near the centre, distended a little"
     wide = _occ(v.sd-h.sulc-1.1, 1.6)*v.cor*(1-v.cerebellum)
     near = np.sqrt((v.x-b.c[0])**2+(v.y-b.c[1])**2+(v.z-b.c[2])**2)-b.r*(1+.25*h.mid[0])
     return np.maximum(np.minimum(1, 1.5*v.csf), wide)*_occ(near, 8)
 
-# %% ../nbs/04_phantom.ipynb #43854dfa
+# %% ../nbs/04_phantom.ipynb #8e756e4f
 def _plan_intraventricular(rng, h, b):
     "A level, or a cast of one ventricle or all"
     b.cast = not b.faint and rng.random() < .35
     b.level = rng.uniform(-30, 10) if b.cast else rng.uniform(26, 38)
     b.sides,b.mass = (0 if rng.random() < .6 else b.side), 0
 
+# %% ../nbs/04_phantom.ipynb #ca793d4e
 def _draw_intraventricular(h, v, b):
     "The part of the ventricles behind the level"
     o = v.vent*_occ(b.level+.8*h.fine[0]-v.y)
     return o if b.sides==0 else o*_occ(-b.side*v.x-2, 2)
 
-# %% ../nbs/04_phantom.ipynb #55329832
+# %% ../nbs/04_phantom.ipynb #94ccec11
 def _plan_intraparenchymal(rng, h, b):
     "Where in the tissue, half axes `r`, halo and warp in mm"
     th,u = rng.uniform(-1.35, 1.35), rng.random()
     b.c = (b.side*rng.uniform(13, 28), rng.uniform(-14, 12), rng.uniform(0, 16))
     if u > .5: b.c = (b.side*rng.uniform(.4, .66)*h.a*np.cos(th), rng.uniform(.4, .66)*h.b*np.sin(th), rng.uniform(0, 45))
     if u > .92: b.c = (b.side*rng.uniform(8, 28), rng.uniform(42, 58), rng.uniform(-42, -28))
-    s = 15*b.size*rng.uniform(.65, 1.3)
+    s = 16.5*b.size*rng.uniform(.7, 1.35)
     b.r = [s*rng.uniform(.75, 1.2) for _ in range(3)]
-    b.halo,b.warp,b.mass = rng.uniform(2, 7)*min(1, b.size), .2*s, .3*s
+    b.halo,b.warp,b.mass = rng.uniform(2, 7)*min(1, b.size), .12*s, .3*s
 
+# %% ../nbs/04_phantom.ipynb #8f063694
 def _draw_intraparenchymal(h, v, b):
     "An irregular ball; `v.halo` is the oedema around it"
-    m = SimpleNamespace(x=v.x+b.warp*_wave(h.mid, v.z, 12), y=v.y+b.warp*_wave(h.mid[::-1], v.z, 12), z=v.z)
+    m = SimpleNamespace(x=v.x+b.warp*_wave(h.mid, v.z, 15), y=v.y+b.warp*_wave(h.wob, v.z, 20), z=v.z)
     d = _blob(m, b.c, b.r)+.7*h.fine[1]
     v.halo = _occ(d-b.halo, 3)
-    return _occ(d)*_occ(1-v.D)
+    return _occ(d, 2.5)*_occ(1-v.D)
 
-# %% ../nbs/04_phantom.ipynb #875278d0
+# %% ../nbs/04_phantom.ipynb #44839f83
 _PLAN = dict(zip(SUBTYPES, (_plan_epidural, _plan_intraparenchymal, _plan_intraventricular, _plan_subarachnoid, _plan_subdural)))
 _DRAW = dict(zip(SUBTYPES, (_draw_epidural, _draw_intraparenchymal, _draw_intraventricular, _draw_subarachnoid, _draw_subdural)))
 _ORDER = ('intraparenchymal', 'intraventricular', 'subarachnoid', 'subdural', 'epidural')
 
+_MORE = dict(intraparenchymal=.25, subarachnoid=.45, subdural=.15)  # how often there is another
+
+# %% ../nbs/04_phantom.ipynb #cffc1bc8
+def _level(b): return getattr(b, 'z', None) or getattr(b, 'c', (0,0,8))[2]
+
+def _meet(rng, bleeds):
+    "Bring bleeds of one study together, as their common cause does"
+    if not bleeds: return
+    z = _level(bleeds[0])
+    for b in bleeds[1:]:
+        if b.kind=='subarachnoid' and rng.random() < .7: b.c = (*b.c[:2], .7*z+.3*b.c[2])
+        if hasattr(b, 'z'): b.z = .5*b.z+.5*z
+
+# %% ../nbs/04_phantom.ipynb #3bfef576
 def _plan(rng, h, subtypes, faint):
-    "The bleeds of one study; sets the midline shift of the heaviest"
+    "The bleeds of one study; the heaviest pushes the midline"
     out = []
     for k in _ORDER:
         if k not in subtypes: continue
-        more = dict(intraparenchymal=.25, subarachnoid=.45, subdural=.15).get(k, 0)
+        more = _MORE.get(k, 0)
         for i in range(1+(rng.random()<more)+(rng.random()<more/3)):
             b = _bleed(rng, k, faint)
             if i and k=='subdural': b.side = -out[-1].side
@@ -457,17 +529,8 @@ def _plan(rng, h, subtypes, faint):
             out.append(b)
     _meet(rng, out)
     heavy = max(out, key=lambda b:b.mass, default=None)
-    if heavy and heavy.mass > 2.5: h.push = heavy.mass, getattr(heavy, 'z', None) or getattr(heavy, 'c', (0,0,0))[2], -heavy.side
+    if heavy and heavy.mass > 2.5: h.push = heavy.mass, _level(heavy), -heavy.side
     return out
-
-def _meet(rng, bleeds):
-    "Bring bleeds of one study together, as their common cause does: a tissue bleed breaks into the ventricle, a blow leaves several marks"
-    a = bleeds[0] if bleeds else None
-    for b in bleeds[1:]:
-        if hasattr(b, 'c') and b.kind=='subarachnoid' and rng.random() < .7:
-            za = getattr(a, 'z', None) or getattr(a, 'c', (0,0,8))[2]
-            b.c = (b.c[0], b.c[1], .7*za+.3*b.c[2])
-        if hasattr(b, 'z') and hasattr(a, 'c'): b.z = .5*b.z+.5*a.c[2]
 
 # %% ../nbs/04_phantom.ipynb #e429ec45
 def _paint(h, v, hu, bleeds):
@@ -493,29 +556,35 @@ def _grain(rng, side, mm, sd):
     amp = (sd/mm*np.sqrt(power)).astype(F)
     return fft.irfft2(fft.rfft2(rng.standard_normal((side, side), dtype=F))*amp, s=(side, side))
 
-# %% ../nbs/04_phantom.ipynb #c44b1bd8
+# %% ../nbs/04_phantom.ipynb #d3ce31e0
+def _trough(rng, h):
+    "Distance to a round bottom with straight sides, and how far up they go"
+    r,cy = rng.uniform(105, 118), rng.uniform(-8, 8)
+    return np.where(h.Y>cy, np.hypot(h.X, h.Y-cy), np.abs(h.X))-r, h.Y > cy-rng.uniform(0, 35)
+
+def _arc(rng, h):
+    "Distance to a shallow arc behind the head, and its extent"
+    r = rng.uniform(130, 170)
+    cy = h.b+24-r+rng.uniform(0, 10)
+    return np.hypot(h.X, h.Y-cy)-r, h.Y > cy+.45*r
+
+# %% ../nbs/04_phantom.ipynb #15c30ffb
 def _headrest(rng, h):
     "Air with a head holder in it, HU on the whole grid"
-    air = np.full(h.X.shape, -1000, F)
-    r,thin,value,kind = rng.uniform(0, 1), rng.uniform(.6, 2), rng.uniform(-150, 250), rng.random()
-    if kind < .45:
-        r,cy = 105+13*r, rng.uniform(-8, 8)
-        d = np.where(h.Y>cy, np.hypot(h.X, h.Y-cy), np.abs(h.X))-r
-        keep = h.Y > cy-rng.uniform(0, 35)
-    else:
-        r = 130+40*r
-        cy = h.b+24-r+rng.uniform(0, 10)
-        d,keep = np.hypot(h.X, h.Y-cy)-r, h.Y > cy+.45*r
+    air,kind = np.full(h.X.shape, -1000, F), rng.random()
+    thin,value = rng.uniform(.6, 2), rng.uniform(-150, 250)
+    d,keep = (_trough if kind < .45 else _arc)(rng, h)
     if kind < .92: _mix(air, F(value), _occ(np.abs(d)-thin, 2)*keep)
     return air
 
-# %% ../nbs/04_phantom.ipynb #2affda67
+# %% ../nbs/04_phantom.ipynb #7be78405
 def _lookup(m, size):
     "Lower neighbours and weights of `size` pixels on a grid of `m` points over the same field of view"
     p = (np.arange(size)+.5)*(m/size)-.5
     i = np.clip(np.floor(p), 0, m-2).astype(np.intp)
     return i, np.clip(p-i, 0, 1).astype(F)
 
+# %% ../nbs/04_phantom.ipynb #e1d6a2ed
 def _zoom(a, i, f):
     "`a` [m,m] at the pixels of `_lookup`: [size,size]"
     b = a[i]
@@ -524,10 +593,10 @@ def _zoom(a, i, f):
     c += (np.take(b, i+1, 1)-c)*f
     return c
 
-# %% ../nbs/04_phantom.ipynb #45b4f4f2
+# %% ../nbs/04_phantom.ipynb #f8fe8e0c
 PREVALENCE = MappingProxyType(dict(zip(SUBTYPES, (.0041, .0483, .0352, .0476, .0630))))
-_SPAN = dict(zip(SUBTYPES, (.25, .25, .25, .3, .4)))
-_TOGETHER = np.array([[1,.1,.0,.3,.3], [.1,1,.75,.4,.25], [0,.75,1,.4,.1], [.3,.4,.4,1,.5], [.3,.25,.1,.5,1]])
+_SPAN = dict(zip(SUBTYPES, (.26, .22, .20, .36, .41)))
+_TOGETHER = np.array([[1,.1,0,.4,.4], [.1,1,.8,.5,.3], [0,.8,1,.5,.15], [.4,.5,.5,1,.6], [.4,.3,.15,.6,1]])
 
 def _draw_subtypes(
     rng, # numpy Generator
@@ -538,13 +607,15 @@ def _draw_subtypes(
     p = [min(prevalence.get(k, 0)/_SPAN[k], 1) for k in SUBTYPES]
     return tuple(k for k,x,q in zip(SUBTYPES, u, p) if q > 0 and (q == 1 or x > NormalDist().inv_cdf(1-q)))
 
-# %% ../nbs/04_phantom.ipynb #892bd723
+# %% ../nbs/04_phantom.ipynb #7476fa57
 MIN_AREA = 25. # mm² of a bleed in a slice for its label
 
+# %% ../nbs/04_phantom.ipynb #de02cee2
 Phantom = namedtuple('Phantom', 'hu mask labels spacing_mm thickness_mm tilt_deg origin_mm orientation subtypes')
 Phantom.__doc__ = """A made-up study: `hu` int16 [N,H,W] from the neck upwards, `mask` uint8 [N,H,W] (bit k: `SUBTYPES[k]`), `labels` uint8 [N,6] (`LABELS`), and its geometry:
 `origin_mm` [N,3] (ImagePositionPatient), `orientation` [6] (ImageOrientationPatient); `subtypes` names what was asked to be drawn"""
 
+# %% ../nbs/04_phantom.ipynb #6929a45f
 def _mask(shares, look, area):
     "uint8 [size,size] of one slice from the shares of blood on the grid; `area` mm² a pixel"
     out = np.zeros((len(look[0]),)*2, np.uint8)
@@ -553,7 +624,7 @@ def _mask(shares, look, area):
         if seen.sum()*area >= MIN_AREA: out |= seen.astype(np.uint8) << SUBTYPES.index(k)
     return out
 
-# %% ../nbs/04_phantom.ipynb #dddce48a
+# %% ../nbs/04_phantom.ipynb #30afd983
 def _check(size, n_slices, subtypes, prevalence, faint):
     "Refuse what can't be drawn"
     bad = [k for k in (*(subtypes or ()), *(prevalence or {})) if k not in SUBTYPES]
@@ -563,21 +634,23 @@ def _check(size, n_slices, subtypes, prevalence, faint):
     if not 0 <= faint <= 1: raise DataError(f"faint is a share of bleeds, 0 to 1, got {faint}")
     if any(not 0 <= p <= 1 for p in (prevalence or {}).values()): raise DataError('a prevalence is a share of slices, 0 to 1')
 
+# %% ../nbs/04_phantom.ipynb #3fdc0c3b
 def _head(rng, g):
     "One head on its grid"
     h = SimpleNamespace()
     _person(rng, h)
+    _densities(rng, h)
     _grid(g, h)
-    _textures(rng, h)
-    _outline(rng, h)
+    for part in (_textures, _outline, _membranes): part(rng, h)
     _base(h)
-    _deep(rng, h)
+    _inside(h)
+    h.calcs = _calcifications(rng)
     h.bg = _headrest(rng, h)
     h.air = h.bg[h.box]
     h.levels = h.c+rng.uniform(8, 16)-SLICE_MM*np.arange(g.n)[::-1]
     return h
 
-# %% ../nbs/04_phantom.ipynb #7d9dfe09
+# %% ../nbs/04_phantom.ipynb #0a8e67c6
 def _slice(h, zk, bleeds, look, area):
     "HU [size,size] float32 without noise, and the mask, of the slice at `zk` mm"
     v = _shape(h, zk)
@@ -592,6 +665,21 @@ def _slice(h, zk, bleeds, look, area):
     for k,o in shares.items(): full[k][h.box] = o
     return _zoom(whole, *look), _mask(full, look, area)
 
+# %% ../nbs/04_phantom.ipynb #f9a25efe
+def _labels(mask):
+    "uint8 [N,6] in the order of `LABELS` from masks [N,H,W]"
+    bits = np.bitwise_or.reduce(np.bitwise_or.reduce(mask, axis=1), axis=1)
+    return np.stack([bits>0, *[bits>>k&1 for k in range(len(SUBTYPES))]], 1).astype(np.uint8)
+
+# %% ../nbs/04_phantom.ipynb #681c96a1
+def _place(g, mm):
+    "ImagePositionPatient [N,3] and ImageOrientationPatient [6]: a tilted gantry moves along the table, so its slices are sheared"
+    c,s = np.cos(np.radians(g.tilt)), np.sin(np.radians(g.tilt))
+    z = g.table+np.arange(g.n)*SLICE_MM/c
+    xy = -g.fov/2+mm/2-np.array([g.off[0]*.2, 15+g.off[1]*.2])
+    return np.column_stack([np.tile(xy, (g.n,1)), z]), np.array([1,0,0,0,c,s])
+
+# %% ../nbs/04_phantom.ipynb #bc283bb9
 def phantom_study(
     seed, # an int, or a tuple of ints
     size:int=512, # pixels a side
@@ -605,12 +693,12 @@ def phantom_study(
     rng,lots,noise = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(3))
     g = _geometry(rng, n_slices)
     h = _head(rng, g)
-    drawn = _draw_subtypes(lots, prevalence)
+    drawn = _draw_subtypes(lots, prevalence)  # also when not asked for, so that what follows is the same head
     subtypes = drawn if subtypes is None else tuple(subtypes)
     bleeds = _plan(lots, h, subtypes, faint)
     mm,look = g.fov/size, _lookup(len(h.X), size)
     grain = _grain(noise, size*5//4, mm, noise.uniform(3, 6))
-    hu,mask = np.empty((g.n,size,size), np.int16), np.zeros((g.n,size,size), np.uint8)
+    hu,mask = (np.zeros((g.n,size,size), t) for t in (np.int16, np.uint8))
     for i,zk in enumerate(h.levels):
         im,mask[i] = _slice(h, zk, bleeds, look, mm*mm)
         r,c = noise.integers(0, len(grain)-size+1, 2)
@@ -618,20 +706,7 @@ def phantom_study(
         hu[i] = np.clip(np.rint(im, out=im), -1024, 3071, out=im)
     return Phantom(hu, mask, _labels(mask), mm, SLICE_MM, g.tilt, *_place(g, mm), subtypes)
 
-# %% ../nbs/04_phantom.ipynb #804e0570
-def _labels(mask):
-    "uint8 [N,6] in the order of `LABELS` from masks [N,H,W]"
-    bits = np.bitwise_or.reduce(mask.reshape(len(mask), -1), axis=1)
-    return np.stack([bits>0, *[bits>>k&1 for k in range(len(SUBTYPES))]], 1).astype(np.uint8)
-
-def _place(g, mm):
-    "ImagePositionPatient [N,3] and ImageOrientationPatient [6]: a tilted gantry moves along the table, so its slices are sheared"
-    c,s = np.cos(np.radians(g.tilt)), np.sin(np.radians(g.tilt))
-    z = g.table+np.arange(g.n)*SLICE_MM/c
-    xy = -g.fov/2+mm/2-np.array([g.off[0]*.2, 15+g.off[1]*.2])
-    return np.column_stack([np.tile(xy, (g.n,1)), z]), np.array([1,0,0,0,c,s])
-
-# %% ../nbs/04_phantom.ipynb #efe27aa4
+# %% ../nbs/04_phantom.ipynb #ec3de369
 def phantom_montage(
     ph:Phantom, # a study
     window='brain', # a name or (width, level) in HU
@@ -639,19 +714,28 @@ def phantom_montage(
     cols:int=6, # slices in a row
     outline:bool=False, # draw the masks' outlines
     side:float=1.6, # inches a slice
+    dpi:int=100, # pixels an inch
 ): # a matplotlib `Figure`
     "A figure of `n` slices of `ph`"
     from matplotlib.figure import Figure
     w = get_window(window)
     pick = np.unique(np.linspace(0, len(ph.hu)-1, min(n, len(ph.hu))).round().astype(int))
     rows = -(-len(pick)//cols)
-    fig = Figure(figsize=(side*cols, side*rows))
+    fig = Figure(figsize=(side*cols, side*rows), dpi=dpi)
     for a,i in zip(fig.subplots(rows, cols, squeeze=False).flat, pick):
         a.imshow(ph.hu[i], cmap='gray', vmin=w.level-w.width/2, vmax=w.level+w.width/2)
         if outline and ph.mask[i].any(): a.contour(ph.mask[i]>0, [.5], colors='tab:orange', linewidths=.8)
     for a in fig.axes: a.axis('off')
     fig.subplots_adjust(0, 0, 1, 1, .02, .02)
     return fig
+
+# %% ../nbs/04_phantom.ipynb #894a8377
+def phantom_volumes(
+    ph:Phantom, # a study
+)->dict: # ml by subtype
+    "The volume of each subtype's bleeds"
+    ml,hit = ph.spacing_mm**2*ph.thickness_mm/1000, ph.mask[ph.labels[:,0]>0]
+    return {k:round(float(np.count_nonzero(hit&(1<<i))*ml), 3) for i,k in enumerate(SUBTYPES)}
 
 # %% ../nbs/04_phantom.ipynb #7e725c52
 CODINGS = MappingProxyType({(16,1,-1024):414096, (12,0,-1024):326639, (12,0,-1000):6681, (16,1,0):2951, (12,1,0):2312, (12,0,0):73, (12,0,1):50})
@@ -668,7 +752,7 @@ def _store(
     lo,hi = (-1<<bits-1, (1<<bits-1)-1) if signed else (0, (1<<bits)-1)
     return np.clip(hu-intercept, lo, hi).astype('<i2' if signed else '<u2')
 
-# %% ../nbs/04_phantom.ipynb #43f16d68
+# %% ../nbs/04_phantom.ipynb #6696b7b6
 @contextmanager
 def _quiet():
     "pydicom without validation of values, inside the block only"
@@ -679,6 +763,7 @@ def _quiet():
     try: yield
     finally: s._reading_validation_mode,s._writing_validation_mode = old
 
+# %% ../nbs/04_phantom.ipynb #55e692aa
 def _header(hu, coding, spacing, sop, tags):
     "The elements of one slice but its pixels, as a dict of keywords"
     bits,signed,intercept = coding
@@ -688,7 +773,26 @@ def _header(hu, coding, spacing, sop, tags):
         Rows=hu.shape[0], Columns=hu.shape[1], PixelSpacing=[f'{spacing:.6f}']*2, BitsAllocated=16, BitsStored=bits, HighBit=bits-1, PixelRepresentation=signed,
         WindowCenter=['00040']*2 if two else '30', WindowWidth=['00080']*2 if two else '80', RescaleIntercept=str(intercept), RescaleSlope='1') | tags
 
-# %% ../nbs/04_phantom.ipynb #1e667c04
+# %% ../nbs/04_phantom.ipynb #bc94bb82
+def _meta(sop, implicit):
+    "File meta information for the slice called `sop`"
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    m = FileMetaDataset()
+    m.MediaStorageSOPClassUID = CTImageStorage
+    m.MediaStorageSOPInstanceUID = f'2.25.{int(hashlib.sha256(sop.encode()).hexdigest()[:30], 16)}'
+    m.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+    m.ImplementationClassUID,m.ImplementationVersionName = '2.25.2019', 'RSNA_ICH'
+    return m
+
+# %% ../nbs/04_phantom.ipynb #84d242a6
+@cache
+def _outside(shape):
+    "bool [H,W]: outside the circle that the scanner reconstructs"
+    y,x = np.ogrid[-1:1:shape[0]*1j, -1:1:shape[1]*1j]
+    return x*x+y*y > 1
+
+# %% ../nbs/04_phantom.ipynb #7c9bce2d
 def write_dicom(
     path, # file to write; its stem becomes the SOPInstanceUID unless `tags` gives one
     hu, # int [H,W] Hounsfield units
@@ -699,32 +803,22 @@ def write_dicom(
     **tags, # other elements by keyword
 )->Path: # the file
     "Write one CT slice as DICOM; values that `coding` can't hold are clipped"
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.dataset import Dataset
     path,hu,coding = Path(path), np.asarray(hu), tuple(coding)
     if coding not in CODINGS: raise DataError(f"no coding is {coding}; choose from {', '.join(map(str, CODINGS))}")
     if hu.ndim != 2 or hu.dtype.kind not in 'iu': raise DataError(f"a slice is a 2-D array of whole HU, got {hu.dtype} {hu.shape}")
     px = _store(hu, coding)
     if padding is not None: px[_outside(hu.shape)] = padding
     with _quiet():
-        ds,meta = Dataset(), FileMetaDataset()
+        ds = Dataset()
         for k,v in _header(hu, coding, spacing, path.stem, tags).items(): setattr(ds, k, v)
         ds.PixelData = px.tobytes()
         ds['PixelData'].VR = 'OW'
-        meta.MediaStorageSOPClassUID = CTImageStorage
-        meta.MediaStorageSOPInstanceUID = f'2.25.{int(hashlib.sha256(str(ds.SOPInstanceUID).encode()).hexdigest()[:30], 16)}'
-        meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-        meta.ImplementationClassUID,meta.ImplementationVersionName = '2.25.2019', 'RSNA_ICH'
-        ds.file_meta = meta
+        ds.file_meta = _meta(str(ds.SOPInstanceUID), implicit)
         ds.save_as(path, enforce_file_format=True)
     return path
 
-def _outside(shape):
-    "bool [H,W]: outside the circle that the scanner reconstructs"
-    y,x = np.ogrid[-1:1:shape[0]*1j, -1:1:shape[1]*1j]
-    return x*x+y*y > 1
-
-# %% ../nbs/04_phantom.ipynb #033820ef
+# %% ../nbs/04_phantom.ipynb #5285d439
 MAX_SEED, MAX_STUDIES = 65535, 4096
 
 def _id(
@@ -739,9 +833,11 @@ def _id(
         n = n*odd%(1<<bits)
     return f'ID_{n^n>>bits//2:0{digits}x}'
 
-def _ids(seed, study): return {k:_id(n, (seed,16), (study+4096*j,16)) for j,(k,n) in enumerate(dict(patient=8, study=10, series=10).items())}
+def _ids(seed, study):
+    "The ids of patient, study and series"
+    return {k:_id(n, (seed,16), (study+4096*j,16)) for j,(k,n) in enumerate(dict(patient=8, study=10, series=10).items())}
 
-# %% ../nbs/04_phantom.ipynb #71ae37db
+# %% ../nbs/04_phantom.ipynb #753f5214
 def _manner(rng, codings):
     "How one series is written: arguments of `write_dicom`"
     keys,w = list(codings), np.array(list(codings.values()), float)
@@ -749,6 +845,7 @@ def _manner(rng, codings):
     wide = coding[:2]==(16,1)
     return dict(coding=coding, implicit=bool(coding==(12,0,-1024) and rng.random()<.6), padding=-2000 if wide and rng.random()<.7 else None)
 
+# %% ../nbs/04_phantom.ipynb #75e02303
 def _coding_weights(codings):
     "A dict of codings and weights from a dict, a list or None"
     w = dict(codings if isinstance(codings, dict) else dict.fromkeys(map(tuple, codings), 1)) if codings is not None else dict(CODINGS)
@@ -757,7 +854,7 @@ def _coding_weights(codings):
         raise DataError(f"codings are weights by (bits stored, pixel representation, intercept), some of {', '.join(map(str, CODINGS))}; got {codings}")
     return w
 
-# %% ../nbs/04_phantom.ipynb #a6baabd6
+# %% ../nbs/04_phantom.ipynb #14fef3a7
 def _write_study(out, ph, ids, manner, seed, study):
     "The DICOM files and masks of one study; one dict a slice"
     rows = []
@@ -767,22 +864,25 @@ def _write_study(out, ph, ids, manner, seed, study):
         write_dicom(out/path, hu, **manner, spacing=ph.spacing_mm, PatientID=ids['patient'], StudyInstanceUID=ids['study'], SeriesInstanceUID=ids['series'],
             ImagePositionPatient=[f'{p:.6f}' for p in pos], ImageOrientationPatient=[f'{o:.6f}' for o in ph.orientation])
         rows.append(dict(sop=sop, **ids, path=path, z=round(float(pos[2]), 6)) | dict(zip(LABELS, label.tolist())))
-    np.savez_compressed(out/'masks'/f"{ids['study']}.npz", mask=ph.mask, sop=[r['sop'] for r in rows])
+    hit = ph.labels[:,0] > 0
+    np.savez_compressed(out/'masks'/f"{ids['study']}.npz", mask=ph.mask[hit], sop=np.array([r['sop'] for r in rows])[hit])
     return rows
 
-def phantom_volumes(
-    ph:Phantom, # a study
-)->dict: # ml by subtype
-    "The volume of each subtype's bleeds"
-    ml = ph.spacing_mm**2*ph.thickness_mm/1000
-    return {k:round(float((ph.mask>>i&1).sum(dtype=np.int64)*ml), 3) for i,k in enumerate(SUBTYPES)}
-
-# %% ../nbs/04_phantom.ipynb #2c72ee6b
+# %% ../nbs/04_phantom.ipynb #71bf7386
 def _kaggle(df):
     "The long table `ID, Label` of a table with one row a slice"
     long = df.sort_values('sop').set_index('sop')[[*SUBTYPES, 'any']].stack()
     return long.rename('Label').rename_axis(['sop', 'k']).reset_index().assign(ID=lambda d: d.sop+'_'+d.k)[['ID', 'Label']]
 
+# %% ../nbs/04_phantom.ipynb #a4c1803c
+def _new_folder(out, studies, seed):
+    "Make the folders under `out`, or say why not"
+    if not 1 <= studies <= MAX_STUDIES: raise DataError(f"studies is 1 to {MAX_STUDIES}, got {studies}")
+    if not 0 <= seed <= MAX_SEED: raise DataError(f"seed is 0 to {MAX_SEED}, got {seed}")
+    if (out/'dicom').exists(): raise DataError(f"{out} already holds a dicom folder; choose another folder or remove it")
+    for d in ('dicom', 'masks'): (out/d).mkdir(parents=True, exist_ok=True)
+
+# %% ../nbs/04_phantom.ipynb #55e8f36c
 def write_phantom(
     out, # folder to fill; it must not hold a `dicom` folder yet
     studies:int=10, # one patient each
@@ -797,10 +897,7 @@ def write_phantom(
     import pandas as pd
     out,codings,prevalence = Path(out), _coding_weights(codings), PREVALENCE if prevalence is None else prevalence
     _check(size, n_slices, (), prevalence, faint)
-    if not 1 <= studies <= MAX_STUDIES: raise DataError(f"studies is 1 to {MAX_STUDIES}, got {studies}")
-    if not 0 <= seed <= MAX_SEED: raise DataError(f"seed is 0 to {MAX_SEED}, got {seed}")
-    if (out/'dicom').exists(): raise DataError(f"{out} already holds a dicom folder; choose another folder or remove it")
-    for d in ('dicom', 'masks'): (out/d).mkdir(parents=True)
+    _new_folder(out, studies, seed)
     rows,vols = [], []
     for i in progress(range(studies), 'phantom', unit='studies'):
         ph,ids = phantom_study((seed, i), size, n_slices, prevalence=prevalence, faint=faint), _ids(seed, i)

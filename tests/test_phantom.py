@@ -1,0 +1,214 @@
+"The phantom: the same bytes for the same seed, HU exact in every coding, labels that are the masks, and refusals"
+import hashlib, warnings
+import numpy as np, pandas as pd, pydicom, pytest
+from hypothesis import given, settings, strategies as st
+from rsna_ich.core import LABELS, SUBTYPES, DataError
+from rsna_ich.phantom import (BROKEN_CODINGS, CODINGS, MAX_SEED, MAX_STUDIES, MIN_AREA, PREVALENCE, _id, _ids, phantom_montage, phantom_study,
+    phantom_volumes, write_dicom, write_phantom)
+
+pytestmark = pytest.mark.filterwarnings('ignore:Invalid value for VR UI')  # RSNA's ids are no UIDs
+
+def digest(folder): return {str(p.relative_to(folder)):hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob('*')) if p.is_file()}
+
+def read(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        ds = pydicom.dcmread(path)
+        return ds, ds.pixel_array
+
+def to_hu(ds, px):
+    "HU by pydicom's pixels and the header; by the known repair where the coding is broken"
+    key = ds.BitsStored, ds.PixelRepresentation, int(ds.RescaleIntercept)
+    if key in BROKEN_CODINGS: return (px.astype(int)+1000)%4096-1000
+    return px.astype(float)*float(ds.RescaleSlope)+float(ds.RescaleIntercept)
+
+def holds(coding):
+    "The lowest and highest HU that a coding can store"
+    bits,signed,icpt = coding
+    if coding in BROKEN_CODINGS: return -1000, 3095
+    return ((-1<<bits-1)+icpt, (1<<bits-1)-1+icpt) if signed else (icpt, (1<<bits)-1+icpt)
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp('phantom')/'a'
+    return out, write_phantom(out, studies=6, size=96, seed=3, prevalence={k:.15 for k in SUBTYPES}, codings=list(CODINGS))
+
+def test_same_seed_same_bytes(folder, tmp_path):
+    out,df = folder
+    again = write_phantom(tmp_path/'b', studies=6, size=96, seed=3, prevalence={k:.15 for k in SUBTYPES}, codings=list(CODINGS))
+    pd.testing.assert_frame_equal(df, again)
+    assert digest(out) == digest(tmp_path/'b')
+
+def test_more_studies_keep_the_first(folder, tmp_path):
+    out,df = folder
+    write_phantom(tmp_path/'b', studies=1, size=96, seed=3, prevalence={k:.15 for k in SUBTYPES}, codings=list(CODINGS))
+    first = {k:v for k,v in digest(tmp_path/'b').items() if k.startswith('dicom')}
+    assert first.items() <= digest(out).items()
+
+def test_seeds_differ():
+    a,b = phantom_study(1, 64, n_slices=4), phantom_study(2, 64, n_slices=4)
+    assert (a.hu != b.hu).mean() > .3
+
+@given(st.tuples(st.integers(0, MAX_SEED), st.integers(0, MAX_STUDIES-1)), st.tuples(st.integers(0, MAX_SEED), st.integers(0, MAX_STUDIES-1)))
+def test_ids_collide_never(a, b):
+    x,y = _ids(*a), _ids(*b)
+    assert [len(x[k]) for k in ('patient', 'study', 'series')] == [11, 13, 13]
+    assert (a == b) == (x['patient'] == y['patient']) == (x['study'] == y['study']) == (x['series'] == y['series'])
+    assert x['study'] != x['series']
+
+def test_ids_are_a_permutation(): assert len({_id(4, (n,16)) for n in range(1<<16)}) == 1<<16
+
+def test_patients_of_two_seeds_are_disjoint(folder, tmp_path):
+    df,other = folder[1], write_phantom(tmp_path/'b', studies=2, size=64, seed=4, n_slices=3)
+    for k in ('sop', 'patient', 'study', 'series'): assert not set(df[k]) & set(other[k])
+    assert df.sop.is_unique and df.groupby('patient').study.nunique().eq(1).all()
+
+@pytest.mark.parametrize('implicit', [False, True])
+@pytest.mark.parametrize('coding', CODINGS)
+def test_codings_give_back_hu(coding, implicit, tmp_path):
+    hu = np.random.default_rng(0).integers(-1024, 3072, (48, 40)).astype(np.int16)
+    hu.flat[:4] = -1024, -1000, 0, 3071
+    ds,px = read(write_dicom(tmp_path/'ID_0123456ab.dcm', hu, coding, implicit))
+    assert (ds.BitsStored, ds.PixelRepresentation, int(ds.RescaleIntercept)) == coding
+    assert ds.file_meta.TransferSyntaxUID.is_implicit_VR == implicit and ds.SOPInstanceUID == 'ID_0123456ab'
+    np.testing.assert_array_equal(to_hu(ds, px), np.clip(hu, *holds(coding)))
+
+@settings(deadline=None, max_examples=40)
+@given(hu=st.lists(st.integers(-2000, 4000), min_size=4, max_size=4), coding=st.sampled_from(list(CODINGS)))
+def test_any_value_is_clipped_never_wrapped(hu, coding, tmp_path_factory):
+    hu = np.array(hu, np.int16).reshape(2, 2)
+    ds,px = read(write_dicom(tmp_path_factory.mktemp('x')/'ID_1.dcm', hu, coding))
+    np.testing.assert_array_equal(to_hu(ds, px), np.clip(hu, *holds(coding)))
+
+def test_padding_lies_outside_the_circle(tmp_path):
+    ds,px = read(write_dicom(tmp_path/'p.dcm', np.zeros((64, 64), np.int16), (16,1,-1024), padding=-2000))
+    assert px[0,0] == px[-1,-1] == -2000 and px[32,32] == px[32,1] == 1024
+    assert .15 < (px == -2000).mean() < .27
+
+def test_header_is_like_the_set(folder):
+    out,df = folder
+    for r in df.groupby('series').nth(4).itertuples():
+        ds,px = read(out/r.path)
+        assert (ds.PatientID, ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID) == (r.patient, r.study, r.series, r.sop)
+        assert ds.StudyID == '' and ds.Modality == 'CT' and ds.PhotometricInterpretation == 'MONOCHROME2' and ds.BitsAllocated == 16
+        assert ds.HighBit == ds.BitsStored-1 and px.shape == (ds.Rows, ds.Columns) == (96, 96) and float(ds.ImagePositionPatient[2]) == r.z
+        a,b = np.array(ds.ImageOrientationPatient, float).reshape(2, 3)
+        assert abs(a@b) < 1e-6 and abs(np.linalg.norm(b)-1) < 1e-5
+
+def test_slices_lie_a_thickness_apart(folder):
+    out,df = folder
+    for _,g in df.groupby('series'):
+        pos,axes = zip(*[(ds.ImagePositionPatient, ds.ImageOrientationPatient) for ds in (read(out/p)[0] for p in g.path)])
+        normal = np.cross(*np.array(axes[0], float).reshape(2, 3))
+        np.testing.assert_allclose(np.diff(np.array(pos, float)@normal), 5, atol=1e-4)
+
+def test_labels_are_the_masks(folder):
+    out,df = folder
+    px_mm2 = {r.series:float(read(out/r.path)[0].PixelSpacing[0])**2 for r in df.groupby('series').nth(0).itertuples()}
+    seen = 0
+    for study,g in df.groupby('study'):
+        z = np.load(out/'masks'/f'{study}.npz')
+        mask = dict(zip(z['sop'], z['mask']))
+        for r in g.to_dict('records'):
+            m = mask.get(r['sop'], np.zeros((1,1), np.uint8))
+            area = [np.count_nonzero(m>>k&1)*px_mm2[r['series']] for k in range(5)]
+            assert [r[k] for k in LABELS] == [int(m.any()), *[int(a > 0) for a in area]]
+            assert all(a == 0 or a >= MIN_AREA*(1-1e-4) for a in area)
+            seen += r['any']
+    assert seen > 20
+
+def test_labels_csv_is_kaggles(folder):
+    out,df = folder
+    long = pd.read_csv(out/'labels.csv')
+    assert list(long.columns) == ['ID', 'Label'] and len(long) == 6*len(df) and long.ID.is_unique
+    assert list(long.ID[:6].str.rsplit('_', n=1).str[1]) == ['epidural', 'intraparenchymal', 'intraventricular', 'subarachnoid', 'subdural', 'any']
+    k = long.ID.str.rsplit('_', n=1, expand=True)
+    wide = long.assign(sop=k[0], kind=k[1]).pivot(index='sop', columns='kind', values='Label').loc[df.sop, list(LABELS)]
+    np.testing.assert_array_equal(wide, df[list(LABELS)])
+    vols = pd.read_csv(out/'volumes.csv').set_index('study')
+    hit = df.groupby('study')[list(SUBTYPES)].max()
+    np.testing.assert_array_equal(vols.loc[hit.index, list(SUBTYPES)] > 0, hit > 0)
+    assert vols.n_slices.sum() == len(df)
+
+@pytest.mark.parametrize('kind', SUBTYPES)
+def test_blood_is_where_and_what_it_should_be(kind):
+    ph = phantom_study(20, 256, subtypes=(kind,), faint=0)
+    k = SUBTYPES.index(kind)
+    m = (ph.mask>>k&1).astype(bool)
+    assert (ph.mask[~m] == 0).all() and 45 < np.median(ph.hu[m]) < 85 and 1 < phantom_volumes(ph)[kind] < 250
+    rows = np.nonzero(ph.labels[:,1+k])[0]
+    assert len(rows) >= 2 and ph.labels[:,0].sum() == len(rows)
+    dry = phantom_study(20, 256, subtypes=(), faint=0)
+    far = ~m[rows].any(0)
+    assert not dry.mask.any() and np.abs(ph.hu[rows][m[rows]].astype(int)-dry.hu[rows][m[rows]]).mean() > 8
+    assert ph.hu.shape == dry.hu.shape and far.any()
+
+def test_tissue_and_air():
+    ph = phantom_study(5, 256, subtypes=(), faint=0)
+    mid = ph.hu[len(ph.hu)//2+3]
+    assert -1024 <= mid.min() and (mid < -900).mean() > .2 and mid.max() > 1000
+    brain = mid[(mid > 0) & (mid < 60)]
+    assert 25 < np.median(brain) < 42 and 18 <= len(phantom_study(6, 64, n_slices=20).hu) <= 20
+
+def test_sizes_show_the_same_head():
+    a,b = (phantom_study(8, s, subtypes=('epidural',), faint=0) for s in (128, 256))
+    fine = b.hu.reshape(len(b.hu), 128, 2, 128, 2).mean((2, 4))
+    inside = (fine > 10) & (fine < 60)
+    assert np.corrcoef(a.hu[inside], fine[inside])[0,1] > .4 and np.abs(a.hu[inside]-fine[inside]).mean() < 12
+    va,vb = phantom_volumes(a)['epidural'], phantom_volumes(b)['epidural']
+    assert abs(va-vb) < .1*vb
+
+def test_prevalence_over_many_studies():
+    labels = [phantom_study((77, i), 64).labels for i in range(110)]
+    share = dict(zip(LABELS, np.concatenate(labels).mean(0)))
+    assert .09 < share['any'] < .20, share
+    for k in SUBTYPES: assert abs(share[k]-PREVALENCE[k]) < .4*PREVALENCE[k]+.006, share
+    study = np.array([o.max(0) for o in labels])
+    assert .28 < study[:,0].mean() < .52
+    iph,ivh = study[:,LABELS.index('intraparenchymal')], study[:,LABELS.index('intraventricular')]
+    assert iph[ivh>0].mean() > .5
+
+def test_prevalence_is_obeyed():
+    none = [phantom_study(i, 64, n_slices=8, prevalence={}) for i in range(6)]
+    assert not any(p.mask.any() or p.subtypes for p in none)
+    assert all(phantom_study(i, 64, prevalence=dict(subdural=1.)).labels[:,LABELS.index('subdural')].any() for i in range(4))
+
+@pytest.mark.parametrize('kw,say', [(dict(size=63), '64 to 1024'), (dict(size=1025), '64 to 1024'), (dict(studies=0), 'studies is'), (dict(seed=-1), 'seed is'),
+    (dict(seed=MAX_SEED+1), 'seed is'), (dict(prevalence=dict(stroke=.1)), "'stroke'"), (dict(prevalence=dict(subdural=2)), 'share of slices'),
+    (dict(codings=[(8,0,0)]), 'codings are'), (dict(codings={(12,0,0):0}), 'codings are'), (dict(codings=[]), 'codings are'), (dict(faint=2), 'faint is'),
+    (dict(n_slices=0), '1 to 60')])
+def test_refusals_write_nothing(kw, say, tmp_path):
+    with pytest.raises(DataError, match=say) as e: write_phantom(tmp_path/'x', **kw)
+    assert '\n' not in str(e.value) and not (tmp_path/'x').exists()
+
+def test_refuses_to_mix_with_other_files(folder):
+    before = digest(folder[0])
+    with pytest.raises(DataError, match='already holds a dicom folder'): write_phantom(folder[0])
+    assert digest(folder[0]) == before
+
+@pytest.mark.parametrize('hu', [np.zeros((4,4)), np.zeros((2,4,4), np.int16)])
+def test_write_dicom_refuses_what_is_no_slice(hu, tmp_path):
+    with pytest.raises(DataError, match='2-D array of whole HU'): write_dicom(tmp_path/'x.dcm', hu)
+    with pytest.raises(DataError, match='no coding'): write_dicom(tmp_path/'x.dcm', np.zeros((4,4), int), (8,0,0))
+    assert not (tmp_path/'x.dcm').exists()
+
+def test_a_stopped_run_does_not_look_finished(tmp_path, monkeypatch):
+    import rsna_ich.phantom as P
+    real,calls = P.write_dicom, []
+    def stops(*a, **k):
+        calls.append(1)
+        if len(calls) > 5: raise OSError('disk full')
+        return real(*a, **k)
+    monkeypatch.setattr(P, 'write_dicom', stops)
+    with pytest.raises(OSError, match='disk full'): write_phantom(tmp_path/'x', studies=1, size=64)
+    assert not (tmp_path/'x'/'labels.csv').exists() and not (tmp_path/'x'/'volumes.csv').exists()
+
+def test_pydicom_is_left_as_it_was(tmp_path, recwarn):
+    from pydicom.config import settings as s
+    before = s.reading_validation_mode, s.writing_validation_mode
+    write_dicom(tmp_path/'ID_000012eaf.dcm', np.zeros((4,4), np.int16))
+    assert (s.reading_validation_mode, s.writing_validation_mode) == before and not recwarn.list
+
+def test_montage():
+    fig = phantom_montage(phantom_study(1, 64, n_slices=7, subtypes=('subdural',)), n=20, cols=4, outline=True)
+    assert sum(len(a.images) for a in fig.axes) == 7

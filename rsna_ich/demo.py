@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['demo_data', 'run_demo']
 
-# %% ../nbs/16_demo.ipynb #024af323
+# %% ../nbs/16_demo.ipynb #290c5be2
 import time
 from pathlib import Path
 import pandas as pd
@@ -17,18 +17,20 @@ from .infer import predict
 from .labels import read_labels, save_predictions, to_long, write_submission
 from .learner import load_model, train_model
 from .phantom import write_phantom
+from .store import prepare
 
-# %% ../nbs/16_demo.ipynb #278403f1
+# %% ../nbs/16_demo.ipynb #6373f9fc
 def demo_data(
     out, # a folder
     studies:int, # to train on
     test_studies:int, # to test on
     size:int, # pixels a side
     seed:int, # another seed, other patients
+    workers:int=1, # processes
 )->pd.DataFrame: # the header table of both sets
     "Phantom studies for training and testing, their labels and a sample submission in Kaggle's format, and `headers.parquet`"
     out = Path(out)
-    for name,n,s in (('train', studies, 2*seed), ('test', test_studies, 2*seed+1)): write_phantom(out/name, studies=n, size=size, seed=s)
+    for name,n,s in (('train', studies, 2*seed), ('test', test_studies, 2*seed+1)): write_phantom(out/name, studies=n, size=size, seed=s, workers=workers)
     files = [p for name in ('train', 'test') for p in sorted((out/name/'dicom').iterdir())]
     headers = scan_files(files, out)
     sample = to_long(read_labels(out/'test'/'labels.csv')).assign(Label=.5)
@@ -36,8 +38,9 @@ def demo_data(
     save_headers(headers, out/'headers.parquet')
     return headers
 
-# %% ../nbs/16_demo.ipynb #de57869b
-_TRAIN = dict(arch='mobilenetv3_small_050', size=128, epochs=12, lr=8e-3, pretrained=False, bs=64)
+# %% ../nbs/16_demo.ipynb #0e6cc4df
+_TRAIN = dict(arch='test_resnet', epochs=10, lr=4e-3, pretrained=False, bs=32, n_folds=8, negatives=2., ps=.2)
+_SIDE = 96 # pixels that the network sees
 
 def _part(headers, name):
     df = headers[headers.path.str.startswith(f'{name}/')].reset_index(drop=True)
@@ -55,23 +58,28 @@ def _timed(steps):
 
 def run_demo(
     out, # a folder that is empty or doesn't exist yet
-    studies:int=120, # to train on
+    studies:int=200, # to train on
     test_studies:int=40, # to test on, other patients
     size:int=256, # pixels a side of the phantom's slices
     seed:int=0, # of phantom and training
+    workers:int=2, # processes that make the phantom
     **train # arguments of `learner.train_model` that differ from the demo's
 )->dict: # what `metrics.json` holds
-    "Phantom, scan, labels, patient split, training, TTA, evaluation and submission; everything is left in `out`"
+    "Phantom, scan, labels, store, patient split, training, TTA, evaluation and submission; everything is left in `out`"
     out = Path(out)
     if out.exists() and any(out.iterdir()): raise DataError(f'{out.name}: the folder is not empty; name another with --out')
     train = _TRAIN | dict(seed=seed) | train
-    def fit(headers): return headers, train_model(slice_table(_part(headers, 'train'), read_labels(out/'train'/'labels.csv')), out/'model', **train)
-    def ask(got):
-        preds = predict(_part(got[0], 'test'), load_model(out/'model'), tta=True)
+    def crop(headers): return headers, prepare(_part(headers, 'train'), out/'store', size=_SIDE, read_size=size)
+    def fit(got):
+        df = slice_table(got[1].index, read_labels(out/'train'/'labels.csv'))
+        train_model(df, out/'model', size=_SIDE, store=got[1], **train)
+        return got[0]
+    def ask(headers):
+        preds = predict(_part(headers, 'test'), load_model(out/'model'), tta=True)
         save_predictions(preds, out/'predictions.csv')
         return preds
     def judge(preds):
         write_submission(preds, out/'sample_submission.csv', out/'submission.csv')
         return evaluate(preds, read_labels(out/'test'/'labels.csv'), out, root=out, title='Demo on phantom studies')
-    return _timed([('phantom studies, scan, labels', lambda _: demo_data(out, studies, test_studies, size, seed)), ('training', fit),
+    return _timed([('phantom studies, scan, labels', lambda _: demo_data(out, studies, test_studies, size, seed, workers)), ('store of cropped slices', crop), ('training', fit),
         ('prediction with test-time augmentation', ask), ('submission, metrics, report', judge)])

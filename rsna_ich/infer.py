@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['RESEARCH_ONLY', 'source_files', 'SliceFiles', 'predict', 'Prediction']
 
-# %% ../nbs/12_infer.ipynb #c5071d19
+# %% ../nbs/12_infer.ipynb #61254b65
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch.utils.data import DataLoader
 from .core import DataError, DicomError, LABELS, progress
-from .data import read_slice
+from .data import correct_prior
 from .dicom import read_dicom
 from .headers import _files, file_paths, header_row, header_values, load_headers
 from .learner import ICHLearner, Views, load_model
+from .store import read_slice
 
 # %% ../nbs/12_infer.ipynb #b66b77a6
 def source_files(
@@ -41,7 +42,7 @@ class SliceFiles:
             return header_values(ds), read_slice(ds, self.size)
         except DicomError as e: return header_row(self.files[i]) | dict(error=str(e)), None
 
-# %% ../nbs/12_infer.ipynb #c39d2695
+# %% ../nbs/12_infer.ipynb #8547aaec
 def _batches(learn, files, bs, num_workers):
     dl = DataLoader(SliceFiles(files, learn.ct.item_size), bs, num_workers=num_workers, collate_fn=list)
     with progress(range(len(files)), 'predicting') as bar:
@@ -54,7 +55,7 @@ def _probs(learn, model, items):
     res,good = np.full((len(items), len(LABELS)), np.nan), [i for i,(_,x) in enumerate(items) if x is not None]
     if not good: return res
     x = torch.stack([items[i][1] for i in good]).to(learn.dls.device)
-    res[good] = model(learn.chain.to(x.device)(x)).float().sigmoid().cpu().numpy()
+    res[good] = correct_prior(model(learn.chain.to(x.device)(x)).float().sigmoid().cpu().numpy(), learn.negatives_kept)
     return res
 
 def predict(

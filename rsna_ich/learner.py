@@ -6,7 +6,7 @@
 __all__ = ['HU_RULES', 'ICHLearner', 'set_chain', 'check_arch', 'build_model', 'ich_learner', 'ProgressiveSize', 'Views',
            'fingerprint', 'load_model', 'EpochLines', 'plain_logs', 'train_model']
 
-# %% ../nbs/10_learner.ipynb #8217fa50
+# %% ../nbs/10_learner.ipynb #57c00c07
 import difflib, hashlib, json, socket, sys, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,13 +26,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 import rsna_ich
 from .core import DataError, LABELS, ModelError, write_whole
-from .data import CTBatch, CTBlock, ICHDataLoaders, LabelBlock, get_file, get_labels
+from .data import CTBatch, CTBlock, ICHDataLoaders, LabelBlock, PatientSplitter, correct_prior, get_file, get_labels, sampled_split
 from .metrics import WeightedLogLoss, ich_metrics, summarise
-from .windows import CTTransform
+from .store import Store
+from .windows import CTTransform, WINDOWS
 
-# %% ../nbs/10_learner.ipynb #b993e395
+# %% ../nbs/10_learner.ipynb #e0ee62a9
 class ICHLearner(Learner):
-    "A fastai `Learner` that knows its architecture and the chain from HU to its input"
+    "A fastai `Learner` that knows its architecture, the chain from HU to its input, and which share of negatives it was trained with"
+    arch,pretrained,negatives_kept,data,saved_metrics = None,False,1.,{},None
     @property
     def ct(self)->CTBatch: return next(t for t in self.dls.valid.after_batch.fs if isinstance(t, CTBatch))
     @property
@@ -44,7 +46,7 @@ def set_chain(dls, chain:CTTransform):
         for t in dl.after_batch.fs:
             if isinstance(t, CTBatch): t.chain = chain
 
-# %% ../nbs/10_learner.ipynb #86f3b429
+# %% ../nbs/10_learner.ipynb #b3d9110c
 def check_arch(arch):
     "A `ModelError` with the nearest names unless timm has a model called `arch`"
     if isinstance(arch, str) and timm.is_model(arch): return
@@ -62,14 +64,14 @@ def _quick_hub():
     try: yield
     finally: constants.HF_HUB_OFFLINE = kept
 
-def build_model(arch, n_in, pretrained):
+def build_model(arch, n_in, pretrained, **kwargs):
     "A timm body with fastai's head for six logits; a `ModelError` when pretrained weights can't be had"
-    if not pretrained: return create_timm_model(arch, len(LABELS), pretrained=False, n_in=n_in)[0]
+    if not pretrained: return create_timm_model(arch, len(LABELS), pretrained=False, n_in=n_in, **kwargs)[0]
     try:
-        with _quick_hub(): return create_timm_model(arch, len(LABELS), pretrained=True, n_in=n_in)[0]
+        with _quick_hub(): return create_timm_model(arch, len(LABELS), pretrained=True, n_in=n_in, **kwargs)[0]
     except Exception as e: raise ModelError(f"the pretrained weights of '{arch}' can't be had ({type(e).__name__}); without a network pass pretrained=False (--no-pretrained)") from e
 
-# %% ../nbs/10_learner.ipynb #08817504
+# %% ../nbs/10_learner.ipynb #524dbfe3
 def _gpu_cbs(dls):
     if not torch.cuda.is_available() or dls.device.type != 'cuda': return []
     return [MixedPrecision(AMPMode.BF16 if torch.cuda.is_bf16_supported() else AMPMode.FP16)]
@@ -82,6 +84,7 @@ def ich_learner(
     loss_func=None, # `WeightedLogLoss` when None
     metrics=None, # `ich_metrics` when None
     cbs=None, # more callbacks
+    ps=.5, # dropout in the head
     **kwargs # further arguments of fastai's `Learner`
 )->ICHLearner:
     "A learner for the six labels on a timm body"
@@ -91,7 +94,7 @@ def ich_learner(
     if windows is not None: cfg['windows'] = windows
     cfg |= dict(mean=sum(stats.mean)/3, std=sum(stats.std)/3)
     chain = CTTransform(**cfg)
-    model = build_model(arch, chain.n_channels, pretrained)
+    model = build_model(arch, chain.n_channels, pretrained, ps=ps)
     set_chain(dls, chain)
     learn = ICHLearner(dls, model, loss_func=loss_func or WeightedLogLoss(), metrics=ich_metrics() if metrics is None else metrics,
         splitter=default_split, cbs=[ChannelsLast(), *_gpu_cbs(dls), *(cbs or [])], **kwargs)
@@ -166,7 +169,7 @@ def tta(
     "Predictions averaged over fixed views, in logit space"
     with _model_as(self, Views(self.model, flip, shift)), self.no_bar(): return self.get_preds(ds_idx, dl)
 
-# %% ../nbs/10_learner.ipynb #97fd7456
+# %% ../nbs/10_learner.ipynb #78126d7c
 def fingerprint(df:pd.DataFrame)->str: # hex
     "SHA-256 of which slices and labels a table holds, whatever its order"
     rows = df.sort_values('sop')[['sop', *[l for l in LABELS if l in df]]]
@@ -191,9 +194,9 @@ def save_model(
     with write_whole(folder/'model.safetensors') as tmp:
         save_file(weights, tmp)
         sha = hashlib.sha256(tmp.read_bytes()).hexdigest()
-    data = _data_config(self.dls) or getattr(self, 'data', {})
+    data = _data_config(self.dls) or self.data
     config = dict(format=1, version=rsna_ich.__version__, arch=self.arch, labels=LABELS, chain=self.chain.config, item_size=self.ct.item_size,
-        hu=HU_RULES, temperature=None, thresholds=None, data=data, metrics=getattr(self, 'saved_metrics', None), weights_sha256=sha)
+        hu=HU_RULES, temperature=None, thresholds=None, data=data, metrics=self.saved_metrics, negatives_kept=self.negatives_kept, weights_sha256=sha)
     with write_whole(folder/'config.json') as tmp: tmp.write_text(json.dumps(config, indent=2))
 
 HU_RULES = 'stored*slope+intercept; 12 bit unsigned with intercept 0 or 1: (stored+1000) mod 4096 - 1000'
@@ -222,7 +225,7 @@ def _weights(folder, sha, model):
     if odd: raise ModelError(f'{name}: {len(odd)} weights don\'t fit the architecture, such as {sorted(odd)[0]}')
     model.load_state_dict(weights)
 
-# %% ../nbs/10_learner.ipynb #f8c24e3b
+# %% ../nbs/10_learner.ipynb #f2810961
 def _no_data(size, chain):
     "`DataLoaders` without items, for a learner that only predicts"
     empty = pd.DataFrame(columns=['sop', 'patient', 'file', *LABELS])
@@ -238,14 +241,17 @@ def load_model(
     "The learner saved in `folder`; a `ModelError` in one line when anything doesn't fit"
     cfg = _config(folder)
     check_arch(cfg['arch'])
-    try: chain,size = CTTransform(**cfg['chain']),int(cfg['item_size'])
+    try:
+        chain,size,kept = CTTransform(**cfg['chain']),int(cfg['item_size']),float(cfg.get('negatives_kept', 1))
+        if not 0 < kept <= 1: raise ValueError('negatives_kept is a share, above 0 and up to 1')
     except (TypeError, ValueError, DataError) as e: raise ModelError(f"{Path(folder).name}/config.json: the chain or size can't be used ({e})") from e
     model = build_model(cfg['arch'], chain.n_channels, False)
     _weights(folder, cfg['weights_sha256'], model)
     dls = dls or _no_data(size, chain)
     set_chain(dls, chain)
     learn = ICHLearner(dls, model, loss_func=WeightedLogLoss(), metrics=ich_metrics(), splitter=default_split, cbs=[ChannelsLast(), *_gpu_cbs(dls)])
-    learn.arch,learn.pretrained,learn.data,learn.saved_metrics = cfg['arch'],True,cfg.get('data', {}),cfg.get('metrics')
+    learn.arch,learn.pretrained,learn.negatives_kept = cfg['arch'],True,kept
+    learn.data,learn.saved_metrics = cfg.get('data', {}),cfg.get('metrics')
     learn.model.to(dls.device)
     return learn
 
@@ -269,33 +275,44 @@ def plain_logs(learn, plain:bool=None):
         return
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(EpochLines()): yield
 
-# %% ../nbs/10_learner.ipynb #8ba9ff17
+# %% ../nbs/10_learner.ipynb #aa11c0d6
+def _loaders(df, split, store, chain, **kwargs):
+    kwargs['splitter'] = lambda _: split
+    if store is not None: return ICHDataLoaders.from_store(store, df, chain=chain, **kwargs)
+    return ICHDataLoaders.from_table(df, size=chain['size']*2 if chain['crop'] else chain['size'], chain=chain, **kwargs)
+
 def train_model(
     df:pd.DataFrame, # a slice table with labels
     out, # the folder for the model
     arch:str='resnet18', # a timm model
     size:int=256, # pixels a side
-    windows=('brain', 'subdural', 'brain_bone'), # names or (width, level) in HU
+    windows=WINDOWS, # names or (width, level) in HU
     epochs:int=4, # with the whole network free
     lr:float=None, # the highest learning rate; found when None
     pretrained:bool=True, # start from ImageNet weights?
     bs:int=64, # batch size
     n_folds:int=5, # one of so many parts of the patients is for validation
     fold:int=0, # which one
-    crop:bool=True, # crop to the head?
-    balance:float=None, # share of haemorrhage among the slices drawn; as it is when None
+    crop:bool=True, # crop to the head? (a store has decided already)
+    negatives:float=None, # slices without haemorrhage for each one with, in training; all when None
+    store:Store=None, # a prepared store, whose index `df` comes from; files are read when None
     num_workers:int=0, # processes that read files
     seed:int=0, # of weights, order and augmentation
     sizes=None, # sizes to go through, `size` last
+    ps:float=.5, # dropout in the head
 ): # the learner, saved in `out`
-    "Train with `fit_rapid` on a patient split, and save the model with its validation figures"
+    "Train with `fit_rapid` on a patient split, and save the model with its figures on the held-back patients"
     set_seed(seed, reproducible=True)
+    df,split,kept = df.reset_index(drop=True),PatientSplitter(n_folds, fold, seed)(df),1.
+    if negatives is not None: split,kept = sampled_split(df, split, negatives, seed)
     chain = dict(size=size, windows=list(windows), crop=crop, aug=True)
-    dls = ICHDataLoaders.from_table(df, size=size*2 if crop else size, chain=chain, n_folds=n_folds, fold=fold, bs=bs, balance=balance, num_workers=num_workers)
-    learn = ich_learner(dls, arch, pretrained=pretrained)
+    dls = _loaders(df, split, store, chain, bs=bs, num_workers=num_workers)
+    learn = ich_learner(dls, arch, pretrained=pretrained, ps=ps)
+    learn.negatives_kept = kept
     with plain_logs(learn):
         learn.fit_rapid(epochs, lr=lr, sizes=sizes)
         p,y = learn.get_preds()
-    learn.saved_metrics = dict(validation=summarise(p.numpy(), y.numpy()))
+    patients = df.patient.iloc[split[1]].astype(object).to_numpy()
+    learn.saved_metrics = dict(validation=summarise(correct_prior(p.numpy(), kept), y.numpy(), patients))
     learn.save_model(out)
     return learn

@@ -283,7 +283,7 @@ class _Sized(nn.Module):
         if v is not None and (isinstance(v, bool) or int(v)!=v or v < 1): raise DataError(f"size is a number of pixels or None, got {v!r}")
         self.steps.fit.size = None if v is None else int(v)
 
-# %% ../nbs/06_windows.ipynb #e324f7c2
+# %% ../nbs/06_windows.ipynb #cc949706
 class CTTransform(_Sized):
     "From a batch of HU [B,1,H,W] to what a network takes, [B,C,S,S] float32; augments in `train()`, not in `eval()`"
     def __init__(self,
@@ -309,4 +309,6 @@ class CTTransform(_Sized):
         self.steps, self.size = nn.Sequential(steps), size
     @property
     def config(self)->dict: return dict(self._config, size=self.size)
-    def forward(self, hu): return self.steps(hu)
+    def forward(self, hu, fitted=False):
+        if not fitted: return self.steps(hu)
+        return self.steps[2:](FitSquare(self.size)(self.steps.clip(hu)))

@@ -2,10 +2,11 @@
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from rsna_ich.core import LABELS, DataError
-from rsna_ich.data import ICHDataLoaders, PatientSplitter, balanced_weights, patient_folds, read_slice, slice_table
+from rsna_ich.data import ICHDataLoaders, PatientSplitter, balanced_weights, patient_folds, slice_table
 from rsna_ich.dicom import broken_coding, to_hu
 from rsna_ich.headers import scan
 from rsna_ich.labels import read_labels
+from rsna_ich.store import read_slice
 from rsna_ich.windows import ToHU
 
 @st.composite

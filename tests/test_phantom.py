@@ -212,3 +212,8 @@ def test_pydicom_is_left_as_it_was(tmp_path, recwarn):
 def test_montage():
     fig = phantom_montage(phantom_study(1, 64, n_slices=7, subtypes=('subdural',)), n=20, cols=4, outline=True)
     assert sum(len(a.images) for a in fig.axes) == 7
+
+def test_workers_write_the_same_files(tmp_path):
+    for w in (1, 2): write_phantom(tmp_path/str(w), studies=2, size=64, seed=9, workers=w)
+    files = sorted(p.relative_to(tmp_path/'1') for p in (tmp_path/'1').rglob('*') if p.is_file())
+    assert files and all((tmp_path/'1'/p).read_bytes() == (tmp_path/'2'/p).read_bytes() for p in files)

@@ -6,8 +6,8 @@
 __all__ = ['app', 'say', 'command', 'check_counts', 'demo', 'phantom', 'scan', 'prepare', 'parse_windows', 'train', 'predict',
            'evaluate', 'submit', 'main']
 
-# %% ../nbs/17_cli.ipynb #b5ad2aa9
-import sys
+# %% ../nbs/17_cli.ipynb #b2ffff97
+import sys, warnings
 from inspect import signature
 from pathlib import Path
 from typing import Annotated
@@ -200,9 +200,10 @@ def submit(
     df = write_submission(load_predictions(predictions), sample, out)
     say(f'{len(df)} lines → {out}')
 
-# %% ../nbs/17_cli.ipynb #d0a51d0c
+# %% ../nbs/17_cli.ipynb #7e67d37e
 def main():
     "The `rsna_ich` command: errors of ours become one line and exit code 1"
+    warnings.filterwarnings('ignore', category=FutureWarning, module='torch')
     try: app()
     except RsnaIchError as e: sys.exit(f'error: {e}')
     except BrokenPipeError: sys.exit(1)

@@ -6,16 +6,16 @@
 __all__ = ['REPORT_WINDOWS', 'join_labels', 'score', 'labelled', 'pick_slices', 'slice_image', 'figure_image', 'report_html',
            'evaluate']
 
-# %% ../nbs/13_evaluate.ipynb #fdf9b01d
+# %% ../nbs/13_evaluate.ipynb #bfe5dbfe
 import base64, html, io, json
 from pathlib import Path
 import numpy as np, pandas as pd
 from .core import DataError, DicomError, LABELS, write_whole
-from .data import read_slice
 from .dicom import window_hu
 from .infer import RESEARCH_ONLY
 from .labels import _some
 from .metrics import label_metrics, plot_pr, plot_roc, summarise
+from .store import read_slice
 
 # %% ../nbs/13_evaluate.ipynb #ce164fe4
 def join_labels(
@@ -88,16 +88,16 @@ def figure_image(fig)->str: # a data URI
     plt.close(fig)
     return _data_uri(buf.getvalue(), 'svg+xml')
 
-# %% ../nbs/13_evaluate.ipynb #2dc7ae1b
+# %% ../nbs/13_evaluate.ipynb #24b98972
 _CSS = '''
 :root{--bg:#fff;--fg:#1a1f26;--mut:#5b6672;--card:#f4f6f8;--line:#d9dfe5;--ok:#00705a;--bad:#a83f00}
 @media (prefers-color-scheme:dark){:root{--bg:#14181d;--fg:#e8ecf0;--mut:#a0abb6;--card:#1d232a;--line:#343d47;--ok:#4cc9a8;--bad:#ff9d5c}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:1080px;padding:24px 16px 64px;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
 h1{margin:0 0 4px;font-size:1.7rem}h2{margin:40px 0 8px;font-size:1.2rem}p{max-width:70ch}.mut{color:var(--mut)}
-.note{border-left:4px solid var(--bad);background:var(--card);padding:8px 14px}
+.note{max-width:none;border-left:4px solid var(--bad);background:var(--card);padding:8px 14px}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px;margin:20px 0}.card{background:var(--card);border-radius:8px;padding:12px 16px}
 .card b{display:block;font-size:1.6rem;font-variant-numeric:tabular-nums}.card span{color:var(--mut);font-size:.85rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:4px 12px;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:4px 8px;font-size:.92rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(320px,1fr));gap:16px}.plots img{width:100%;background:#fff;border-radius:8px;padding:8px}
 .slices{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:16px}.slice{background:var(--card);border-radius:8px;overflow:hidden;font-size:.85rem}
 .trio{display:grid;grid-template-columns:repeat(3,1fr);gap:1px;background:#000}.trio figure{margin:0;position:relative}.trio img{width:100%;display:block}.trio figcaption{position:absolute;left:4px;bottom:2px;color:#fff;font-size:.7rem;text-shadow:0 0 3px #000}

@@ -32,6 +32,7 @@ def main():
     assert rows[0][0] == rows[1][0], 'the readers disagree on the number of images'
     for name,t,m in zip(('ours', 'pandas'), secs, mib): print(f'{name:8} {median(t):6.2f} s  {max(m):6.0f} MiB')
     ours,peer = map(median, secs)
-    print(json.dumps(dict(bench='labels', ours=round(ours, 2), unit='s', ratios=dict(pandas=round(peer/ours, 2)), peak_mib=dict(ours=max(mib[0]), pandas=max(mib[1])), n=rows[0][0], repeats=a.repeats)))
+    res = dict(bench='labels', ours=round(ours, 2), unit='s', ratios=dict(pandas=round(peer/ours, 2)), n=rows[0][0], repeats=a.repeats)
+    print(json.dumps(res | dict(peak_mib=dict(ours=max(mib[0]), pandas=max(mib[1])))))
 
 if __name__ == '__main__': main()

@@ -7,9 +7,10 @@ __all__ = ['slice_table', 'patient_folds', 'PatientSplitter', 'sampled_split', '
            'LabelTensor', 'LabelSet', 'ToLabels', 'CTBatch', 'CTBlock', 'LabelBlock', 'get_file', 'get_labels',
            'balanced_weights', 'ICHDataLoaders', 'StoreSlices', 'StoreDL', 'show_results']
 
-# %% ../nbs/08_data.ipynb #d6b529c7
+# %% ../nbs/08_data.ipynb #2b62df2a
 import hashlib
 from functools import partial
+from textwrap import fill
 import numpy as np, pandas as pd, torch
 from fastai.vision.all import *
 from plum import dispatch
@@ -20,7 +21,7 @@ from .labels import _some
 from .store import Store, read_slice, sample_negatives
 from .windows import CTTransform
 
-# %% ../nbs/08_data.ipynb #ad21c3a6
+# %% ../nbs/08_data.ipynb #607a400d
 def _one_file_each(df):
     twice = df.sop[df.sop.duplicated(keep=False)]
     if len(twice): raise DataError(f"{twice.nunique()} images have more than one file ({_some(twice.unique())}); keep one of each")
@@ -32,7 +33,7 @@ def slice_table(
 )->pd.DataFrame: # the header columns, `position`, `slice`, `file`, and `LABELS` when given; `attrs` counts `errors` and `unlabelled`
     "One row a usable slice, in slice order; a `DataError` when nothing is left or ids are ambiguous"
     df = headers.assign(file=[str(o) for o in file_paths(headers)])
-    good = df[df.error.isna()]
+    good = df[df.error.isna() & (df.modality == 'CT')]
     if not len(good): raise DataError(f"none of the {len(df)} files can be used; the first error is: {df.error.iloc[0] if len(df) else 'no files'}")
     _one_file_each(good)
     res = in_slice_order(good)
@@ -43,13 +44,14 @@ def slice_table(
     res.attrs = dict(headers.attrs, errors=len(df)-len(good), unlabelled=len(good)-len(res))
     return res
 
-# %% ../nbs/08_data.ipynb #74773394
+# %% ../nbs/08_data.ipynb #c97c1e44
 def patient_folds(
     df:pd.DataFrame, # a slice table
     n_folds:int=5, # how many folds
     seed:int=0, # another seed, another deal
 )->np.ndarray: # [rows] int, the fold of each row in 0..n_folds-1
     "Patient-grouped folds, stratified over all labels, that depend on nothing but ids, labels and `seed`"
+    if n_folds < 2: raise DataError(f'{n_folds} folds leave nothing to train on; ask for 2 or more')
     ids = df.patient.astype(object)
     lost = ids.isna() | (ids == '')
     if lost.any(): raise DataError(f"{int(lost.sum())} slices have no patient id ({_some(df.sop[lost])}); a split by patient can't place them")
@@ -71,7 +73,7 @@ def PatientSplitter(
         return np.flatnonzero(~valid).tolist(), np.flatnonzero(valid).tolist()
     return _inner
 
-# %% ../nbs/08_data.ipynb #ee092e47
+# %% ../nbs/08_data.ipynb #e3c56593
 def sampled_split(
     df:pd.DataFrame, # a slice table with labels, numbered from 0
     split, # row numbers of training and validation
@@ -79,8 +81,10 @@ def sampled_split(
     seed:int=0, # another seed, another sample
 ): # the new split, and the share of negatives that was kept
     "Drop negatives from the training side of a split"
+    if not ratio > 0: raise DataError(f'{ratio:g} negatives for each positive leave none; give a number above 0')
     train = sample_negatives(df.iloc[split[0]], ratio, seed)
     neg = (df['any'].iloc[split[0]] == 0).sum()
+    if not (train['any'] == 0).any(): raise DataError('sampling negatives needs training patients with and without haemorrhage')
     return (train.index.tolist(), split[1]), float((train['any'] == 0).sum()/max(neg, 1))
 
 def correct_prior(
@@ -120,13 +124,13 @@ class ToLabels(Transform):
     def encodes(self, o): return LabelTensor(torch.tensor(np.asarray(o, np.float32)))
     def decodes(self, o:LabelTensor): return LabelSet(l for l,v in zip(LABELS, o) if v > .5)
 
-# %% ../nbs/08_data.ipynb #162e0038
+# %% ../nbs/08_data.ipynb #b5f4c4ca
 class CTBatch(Transform):
-    "`windows.CTTransform` on each batch of `CTSlice`, in training mode for the training set alone"
+    "`windows.CTTransform` on each batch of `CTSlice`, in training mode for the training set alone, and not when `still`"
     order = 10
-    def __init__(self, chain, item_size=None, fitted=False): self.chain,self.item_size,self.fitted = chain,item_size,fitted
+    def __init__(self, chain, item_size=None, fitted=False): self.chain,self.item_size,self.fitted,self.still = chain,item_size,fitted,False
     def __call__(self, b, split_idx=None, **kwargs):
-        self.chain.train(split_idx == 0)
+        self.chain.train(split_idx == 0 and not self.still)
         return super().__call__(b, split_idx=split_idx, **kwargs)
     def encodes(self, x:CTSlice):
         with torch.no_grad(): return CTImage(self.chain.to(x.device)(x.as_subclass(torch.Tensor), self.fitted))
@@ -216,11 +220,11 @@ def from_store(
         dls.append(StoreDL(StoreSlices(store, part, i), wgts, after_batch=[tfm], **kwargs))
     return cls(*dls, device=device or default_device())
 
-# %% ../nbs/08_data.ipynb #aad0a9c7
+# %% ../nbs/08_data.ipynb #346d9f26
 @dispatch
 def show_results(x:CTImage, y:LabelTensor, samples, outs, ctxs=None, max_n=8, nrows=None, ncols=None, figsize=None, **kwargs):
     if ctxs is None: ctxs = get_grid(min(len(samples), max_n), nrows=nrows, ncols=ncols, figsize=figsize)
     for (x,y),(p,*_),ctx in zip(samples, outs, ctxs):
         x.show(ctx=ctx, **kwargs)
-        ctx.set_title(f'true: {y}\npredicted: {p}', fontsize=7, color='black' if tuple(y) == tuple(p) else 'tab:red')
+        ctx.set_title(fill(f'true: {y}', 30) + '\n' + fill(f'predicted: {p}', 30), fontsize=7, color='black' if tuple(y) == tuple(p) else 'tab:red')
     return ctxs

@@ -38,7 +38,7 @@ def demo_data(
     save_headers(headers, out/'headers.parquet')
     return headers
 
-# %% ../nbs/16_demo.ipynb #0e6cc4df
+# %% ../nbs/16_demo.ipynb #60d85064
 _TRAIN = dict(arch='test_resnet', epochs=10, lr=4e-3, pretrained=False, bs=32, n_folds=8, negatives=2., ps=.2)
 _SIDE = 96 # pixels that the network sees
 
@@ -68,7 +68,8 @@ def run_demo(
     "Phantom, scan, labels, store, patient split, training, TTA, evaluation and submission; everything is left in `out`"
     out = Path(out)
     if out.exists() and any(out.iterdir()): raise DataError(f'{out.name}: the folder is not empty; name another with --out')
-    train = _TRAIN | dict(seed=seed) | train
+    if studies < 3: raise DataError(f'{studies} studies are too few to train on and to hold some back; ask for 3 or more')
+    train = _TRAIN | dict(seed=seed, n_folds=min(_TRAIN['n_folds'], studies)) | train
     def crop(headers): return headers, prepare(_part(headers, 'train'), out/'store', size=_SIDE, read_size=size)
     def fit(got):
         df = slice_table(got[1].index, read_labels(out/'train'/'labels.csv'))

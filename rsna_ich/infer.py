@@ -5,31 +5,36 @@
 # %% auto #0
 __all__ = ['RESEARCH_ONLY', 'source_files', 'SliceFiles', 'predict', 'Prediction']
 
-# %% ../nbs/12_infer.ipynb #61254b65
+# %% ../nbs/12_infer.ipynb #3034de7c
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch.utils.data import DataLoader
 from .core import DataError, DicomError, LABELS, progress
 from .data import correct_prior
-from .dicom import read_dicom
-from .headers import _files, file_paths, header_row, header_values, load_headers
+from .dicom import read_dicom, walk_files
+from .headers import file_paths, header_row, header_values, load_headers, plain_name
 from .learner import ICHLearner, Views, load_model
 from .store import read_slice
 
-# %% ../nbs/12_infer.ipynb #b66b77a6
+# %% ../nbs/12_infer.ipynb #f651e53e
 def source_files(
     source, # a file, a folder, a list of files, a header table, or the path of one
 ): # the paths to open, and what to call each in the answer
-    "The files that `source` stands for"
-    if isinstance(source, pd.DataFrame): return file_paths(source), list(source.path)
-    if isinstance(source, (list, tuple)): return [Path(o) for o in source], [str(o) for o in source]
+    "The files that `source` stands for; a `DataError` when there are none"
+    if isinstance(source, pd.DataFrame): files,names = file_paths(source),list(source.path)
+    elif isinstance(source, (list, tuple)): files,names = [Path(o) for o in source],[str(o).encode('utf-8', 'backslashreplace').decode() for o in source]
+    else: return _path_files(source)
+    if not files: raise DataError('there is no file to predict')
+    return files, names
+
+def _path_files(source):
     path = Path(source)
     if path.suffix == '.parquet': return source_files(load_headers(path))
     if not path.is_dir(): return [path], [path.name]
-    files = list(_files(path))
+    files = list(walk_files(path))
     if not files: raise DataError(f'{path.name}: the folder holds no files')
-    return files, [o.relative_to(path).as_posix() for o in files]
+    return files, [plain_name(o, path) for o in files]
 
 # %% ../nbs/12_infer.ipynb #99bb1f49
 class SliceFiles:

@@ -26,7 +26,7 @@ def _values01(arr, path, name):
     if n: raise LabelError(f'{path}: {n} values of {name} are neither 0, 1 nor blank')
     return v
 
-# %% ../nbs/03_labels.ipynb #25599bbd
+# %% ../nbs/03_labels.ipynb #20991a58
 def _some(ids, n=5):
     ids = list(map(str, ids))
     return ', '.join(ids[:n]) + (f' and {len(ids)-n} more' if len(ids) > n else '')
@@ -41,7 +41,7 @@ def _once(ids, vals, again, first, path):
     "`vals` without repeats; a `LabelError` where a repeat disagrees"
     once = vals[~again]
     differ = ~((once[first] == vals[again]) | (np.isnan(once[first]) & np.isnan(vals[again])))
-    if differ.any(): raise LabelError(f'{path}: the label is given as both 0 and 1 for {_some(ids[first][differ].unique())}; correct the file')
+    if differ.any(): raise LabelError(f'{path}: the label is given twice, with different values, for {_some(ids[first][differ].unique())}; correct the file')
     return once
 
 # %% ../nbs/03_labels.ipynb #d3e780df
@@ -103,7 +103,7 @@ def write_labels(
     if long.Label.isna().any(): raise LabelError("labels that are not known have no place in Kaggle's long format")
     with write_whole(csv) as tmp: long.assign(Label=long.Label.astype(int)).to_csv(tmp, index=False)
 
-# %% ../nbs/03_labels.ipynb #faef4d34
+# %% ../nbs/03_labels.ipynb #39079615
 def _sample_ids(sample_csv):
     t,name = _read_csv(sample_csv),Path(sample_csv).name
     if 'ID' not in t.column_names: raise LabelError(f"{name}: not a sample submission, it has no column 'ID'")
@@ -121,6 +121,7 @@ def write_submission(
     ids,name = _sample_ids(sample_csv)
     lost = [c for c in ('sop', *LABELS) if c not in preds]
     if lost: raise LabelError(f"the predictions lack the columns {_some(lost)}")
+    if 'error' in preds: preds = preds[preds.sop.notna() | preds.error.isna()]
     p = preds[list(LABELS)].to_numpy(float)
     for bad,what in [(preds.sop.isna(), 'no id'), (preds.sop.duplicated(), 'more than one row'), (~((p >= 0) & (p <= 1)).all(1), 'no probability in 0..1')]:
         if bad.any(): raise LabelError(f"{int(bad.sum())} predictions have {what}: {_some(preds.sop[bad])}")

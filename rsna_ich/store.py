@@ -116,7 +116,7 @@ def _fill(df, out, fp, size, read_size, fit, bs, num_workers, device):
     pixels.flush()
     return brain, errors
 
-# %% ../nbs/07_store.ipynb #d7f24c08
+# %% ../nbs/07_store.ipynb #f89b8e67
 def prepare(
     df:pd.DataFrame, # a header table; rows with `error` are kept in the index and not read
     out, # the store's folder
@@ -135,12 +135,13 @@ def prepare(
         old = Store(out)
         if old.settings['fingerprint'] == fp: return old
         raise DataError(f'{out.name}: holds a store made with other settings or from other files; delete it or name another folder')
-    out.mkdir(parents=True, exist_ok=True)
-    fit = nn.Sequential(ClipHU(), CropHead(size, **(crop if isinstance(crop, dict) else {})) if crop else FitSquare(size)).to(device)
     good = df[df.error.isna()]
     if not len(good): raise DataError(f'none of the {len(df)} files can be used')
     good.attrs = dict(df.attrs)
+    out.mkdir(parents=True, exist_ok=True)
+    fit = nn.Sequential(ClipHU(), CropHead(size, **(crop if isinstance(crop, dict) else {})) if crop else FitSquare(size)).to(device)
     with torch.inference_mode(): brain,errors = _fill(good, out, fp, size, settings['read_size'], fit, bs, num_workers, device)
+    if all(e is not None for e in errors): raise DataError(f'none of the {len(good)} slices can be read; the first: {errors[0]}')
     return _finish(df, good, out, settings | dict(slices=len(good), fingerprint=fp), brain, errors)
 
 def _finish(df, good, out, settings, brain, errors):
@@ -155,7 +156,7 @@ def _finish(df, good, out, settings, brain, errors):
     (out/'progress.json').unlink(missing_ok=True)
     return Store(out)
 
-# %% ../nbs/07_store.ipynb #9a11a986
+# %% ../nbs/07_store.ipynb #bc313789
 def with_brain(
     df:pd.DataFrame, # a table with `brain`
     least:float=.02, # share of pixels in the brain window
@@ -168,7 +169,7 @@ def sample_negatives(
     ratio:float=1., # negatives for each positive
     seed:int=0, # another seed, another sample
 )->pd.DataFrame: # in the order of `df`
-    "All slices with any haemorrhage and a random sample of the others"
-    pos,neg = df[df['any'] == 1],df[df['any'] == 0]
-    n = min(len(neg), round(ratio*len(pos)))
-    return df.loc[pos.index.union(neg.sample(n, random_state=seed).index)]
+    "All slices with any haemorrhage, or of which that isn't known, and a random sample of the others"
+    neg = df[df['any'] == 0]
+    n = min(len(neg), round(ratio*(df['any'] == 1).sum()))
+    return df.drop(neg.index.difference(neg.sample(n, random_state=seed).index))

@@ -1,5 +1,5 @@
 "Fixtures: the real slices, where they are, and small phantom sets that several tests share"
-import os
+import os, sys
 from pathlib import Path
 import pytest
 
@@ -17,3 +17,9 @@ def heads(tmp_path_factory):
     root = tmp_path_factory.mktemp('heads')
     write_phantom(root, studies=6, size=64, seed=11)
     return root
+
+@pytest.fixture(autouse=True)
+def no_figures_left():
+    "Close what a test drew"
+    yield
+    if 'matplotlib.pyplot' in sys.modules: sys.modules['matplotlib.pyplot'].close('all')

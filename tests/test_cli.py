@@ -56,7 +56,8 @@ def errors(session, tmp_path):
         (('predict', tmp_path/'empty', '--model', model, *out), 'holds no files'), (('evaluate', model, headers, '--labels', tmp_path/'other.csv', *out), 'no file has a label'),
         (('submit', tmp_path/'p.csv', '--sample', tmp_path/'sample.csv', *out), 'have no prediction: ID_x_any'), (('submit', tmp_path/'other.csv', '--sample', tmp_path/'sample.csv', *out), 'not a prediction table'),
         (('submit', tmp_path/'p.csv', '--sample', tmp_path/'none.csv', *out), 'none.csv: no such'), (('phantom', ph, '--studies', 1), ''), (('phantom', tmp_path/'x', '--size', 5), ''),
-        (('demo', '--out', ph), 'not empty')]
+        (('demo', '--out', ph), 'not empty'), (('demo', '--studies', 2, *out), '3 or more'), (('scan', ph/'dicom', '--out', ph), ''),
+        (('train', headers, '--labels', ph/'labels.csv', '--folds', 1, *out), '2 or more'), (('train', headers, '--labels', ph/'labels.csv', '--lr', -1, *out), '--lr')]
 
 def test_a_mistake_is_one_line_and_leaves_nothing(session, tmp_path, capsys, monkeypatch):
     for args,says in errors(session, tmp_path):
@@ -78,7 +79,7 @@ def test_only_bad_files_still_leave_their_reasons(session, tmp_path):
     assert 'not a DICOM file' in pd.read_csv(tmp_path/'p.csv').error[0]
 
 def test_every_command_has_help():
-    for c in ('demo', 'phantom', 'scan', 'train', 'evaluate', 'predict', 'submit'):
+    for c in ('demo', 'phantom', 'scan', 'prepare', 'train', 'evaluate', 'predict', 'submit'):
         r = CliRunner().invoke(app, [c, '--help'], env=dict(COLUMNS='200'))
         assert r.exit_code == 0 and '--help' in r.output
     assert 'Kaggle' in CliRunner().invoke(app, ['train', '--help'], env=dict(COLUMNS='200')).output

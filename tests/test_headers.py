@@ -54,6 +54,39 @@ def test_every_file_is_a_row(heads, tmp_path):
     assert df.error.notna().tolist() == [False, True, True, True, False]
     assert df.sop.notna().tolist() == [True, False, True, False, True]
 
+def test_a_strange_optional_field_costs_nothing(tmp_path):
+    write_dicom(tmp_path/'a', np.zeros((16, 16), np.int16), WindowCenter='40')
+    data = (tmp_path/'a').read_bytes()
+    (tmp_path/'a').write_bytes(data.replace(b'DS\x02\x0040', b'DS\x02\x00NA', 1))
+    row = scan(tmp_path).iloc[0]
+    assert pd.isna(row.error) and pd.isna(row.window_center) and pd.notna(row.sop)
+
+@pytest.mark.parametrize('frames,says', [('2', '2 frames in one file'), ('9e99', '0 frames')])
+def test_frames(tmp_path, frames, says):
+    write_dicom(tmp_path/'a', np.zeros((16, 16), np.int16))
+    with pydicom.config.disable_value_validation():
+        ds = pydicom.dcmread(tmp_path/'a')
+        ds.NumberOfFrames = 2
+        ds.Rows = 8
+        ds.save_as(tmp_path/'a')
+    data = (tmp_path/'a').read_bytes()
+    if frames != '2': (tmp_path/'a').write_bytes(data.replace(b'IS\x02\x002 ', b'IS\x04\x00' + frames.encode(), 1))
+    assert says in scan(tmp_path).error[0]
+
+def test_no_pixels(tmp_path):
+    write_dicom(tmp_path/'a', np.zeros((16, 16), np.int16))
+    with pydicom.config.disable_value_validation():
+        ds = pydicom.dcmread(tmp_path/'a')
+        del ds.PixelData
+        ds.save_as(tmp_path/'a')
+    assert 'no PixelData' in scan(tmp_path).error[0]
+
+def test_links_to_folders_are_followed_once(heads, tmp_path):
+    (tmp_path/'in').mkdir()
+    (tmp_path/'in'/'far').symlink_to(heads/'dicom')
+    (tmp_path/'in'/'loop').symlink_to(tmp_path/'in')
+    assert len(scan(tmp_path/'in')) == len(scan(heads/'dicom'))
+
 def test_a_name_that_is_not_utf8(heads, tmp_path):
     name = bytes(tmp_path) + b'/\xff.dcm'
     with open(name, 'wb') as f: f.write(next((heads/'dicom').iterdir()).read_bytes())

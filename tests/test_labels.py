@@ -29,9 +29,9 @@ def test_wide_and_long_agree(tmp_path_factory, df, seed):
     pd.testing.assert_frame_equal(read_labels(root/'long.csv').sort_values('sop', ignore_index=True), read_labels(root/'wide.csv').sort_values('sop', ignore_index=True))
 
 @pytest.mark.parametrize('text,says', [
-    ('ID,Label\nID_1_any,0\nID_1_any,1', 'both 0 and 1 for ID_1'), ('ID,Label\nID_1_extradural,1', 'ID_1_extradural'), ('ID,Label\nID_1_any,2', 'neither 0, 1 nor blank'),
+    ('ID,Label\nID_1_any,0\nID_1_any,1', 'with different values, for ID_1'), ('ID,Label\nID_1_extradural,1', 'ID_1_extradural'), ('ID,Label\nID_1_any,2', 'neither 0, 1 nor blank'),
     ('ID,Label\nID_1_any,yes', 'neither 0, 1 nor blank'), ('name,any\na,1', "no column 'ID'"), ('ID,anything\na,1', 'unknown label columns anything'),
-    ('ID\na', 'unknown label columns'), ('ID,Label\n,1', 'have no ID'), ('ID,any\na,0\na,1', 'both 0 and 1 for a'), ('', 'not a CSV'), ('ID,any\n"a', '')])
+    ('ID\na', 'unknown label columns'), ('ID,Label\n,1', 'have no ID'), ('ID,any\na,0\na,1', 'with different values, for a'), ('', 'not a CSV'), ('ID,any\n"a', '')])
 def test_bad_label_files(tmp_path, text, says):
     (tmp_path/'l.csv').write_text(text)
     with pytest.raises(LabelError) as e: read_labels(tmp_path/'l.csv')
@@ -69,6 +69,11 @@ def test_bad_submissions_write_nothing(tmp_path, preds, says):
     with pytest.raises(LabelError) as e: write_submission(preds, tmp_path/'sample.csv', tmp_path/'sub.csv')
     assert says in str(e.value)
     assert [o.name for o in tmp_path.iterdir()] == ['sample.csv']
+
+def test_a_stray_file_does_not_block_a_submission(tmp_path):
+    to_long(_preds()).to_csv(tmp_path/'sample.csv', index=False)
+    stray = pd.DataFrame(dict(sop=[None], error=['not a DICOM file'], **dict.fromkeys(LABELS, [np.nan])))
+    assert len(write_submission(pd.concat([_preds(), stray]), tmp_path/'sample.csv', tmp_path/'sub.csv')) == 18
 
 def test_predictions_round_trip(tmp_path):
     df = _preds().assign(path='a', error=[None, 'bad', None])

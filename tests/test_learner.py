@@ -1,8 +1,9 @@
 "Models: seeds, folders that were touched, and prediction that does not depend on its company"
 import json
 import numpy as np, pytest
-from rsna_ich.core import LABELS, ModelError
+from rsna_ich.core import DataError, LABELS, ModelError, RsnaIchError
 from rsna_ich.data import slice_table
+from rsna_ich.evaluate import seen_patients
 from rsna_ich.headers import scan
 from rsna_ich.infer import predict
 from rsna_ich.labels import read_labels
@@ -37,6 +38,28 @@ def test_prediction_does_not_depend_on_batches_or_workers(model, table, bs, work
     a,b = predict(files, model, bs=10),predict(files, model, bs=bs, num_workers=workers)
     assert np.allclose(a[list(LABELS)].to_numpy(float), b[list(LABELS)].to_numpy(float), atol=1e-5)
 
+def test_nothing_to_predict(model):
+    with pytest.raises(DataError, match='no file to predict'): predict([], model)
+
+@pytest.mark.parametrize('kwargs,says', [(dict(bs=10_000), 'fewer than one batch'), (dict(negatives=0.), 'leave none'), (dict(negatives=-1.), 'leave none'),
+    (dict(n_folds=1), '2 or more'), (dict(fold=7), 'outside 0..2'), (dict(arch='vit_tiny_patch16_224'), "can't take images of 32 pixels")])
+def test_settings_that_can_not_work_save_no_model(table, tmp_path, kwargs, says):
+    kwargs = dict(arch='mobilenetv3_small_050', size=32, epochs=1, lr=3e-3, pretrained=False, n_folds=3, bs=16, crop=False) | kwargs
+    with pytest.raises(RsnaIchError, match=says): train_model(table, tmp_path/'m', **kwargs)
+    assert not (tmp_path/'m').exists()
+
+def test_training_patients_are_recognised(model, table):
+    learn = load_model(model)
+    train = json.loads((model/'config.json').read_text())['data']['train']
+    assert seen_patients(table, learn) == train['patients'] < table.patient.nunique()
+    assert not set(table.patient) & set(train['patient_hashes'])
+
+def test_views_of_training_data_are_not_augmented(model, table):
+    from rsna_ich.data import ICHDataLoaders
+    learn = load_model(model, ICHDataLoaders.from_table(table, size=32, n_folds=3, bs=16))
+    dl = learn.dls.train.new(shuffle=False, drop_last=False)
+    assert np.array_equal(learn.tta(dl=dl)[0], learn.tta(dl=dl)[0])
+
 def test_bad_files_keep_their_rows(model, table, tmp_path):
     (tmp_path/'text.dcm').write_text('hello '*99)
     (tmp_path/'empty').touch()
@@ -65,7 +88,7 @@ def _edit(out, **values):
 
 @pytest.mark.parametrize('values,says', [
     (dict(labels=list(LABELS[::-1])), 'its labels are'), (dict(format=2), 'format 2'), (dict(arch='os.system'), 'timm has no model'), (dict(arch='hf-hub:x/y'), 'timm has no model'),
-    (dict(arch='resnet18'), "don't fit the architecture"), (dict(item_size='big'), "can't be used"), (dict(chain=dict(bogus=1)), "can't be used"),
+    (dict(arch='resnet18'), "don't fit the architecture"), (dict(item_size='big'), "can't be used"), (dict(item_size=0), "can't be used"), (dict(negatives_kept=0), "can't be used"), (dict(chain=dict(bogus=1)), "can't be used"),
     (dict(weights_sha256='0'*64), 'not the weights')])
 def test_edited_configurations_are_refused(model, tmp_path, values, says):
     out = _copy(model, tmp_path)

@@ -179,7 +179,7 @@ def predict(
     if len(bad): say(f"{len(bad)} can't be read; the first: {bad.iloc[0]}")
     if len(bad) == len(df): raise DataError('no file could be read')
 
-# %% ../nbs/17_cli.ipynb #36c04c1f
+# %% ../nbs/17_cli.ipynb #c5f45906
 @command
 def evaluate(
     model:Path, # The folder of a saved model
@@ -201,7 +201,7 @@ def evaluate(
     if seen: say(f'warning: the model was trained on {seen} of these {table.patient.nunique()} patients, so the figures will flatter it')
     df = ask(table, learn, tta, num_workers=workers)
     save_predictions(df, out/'predictions.csv')
-    res = judge(df, known, out, table.attrs['root'])
+    res = judge(df, known, out, table.attrs['root'], seen=seen)
     say(f"weighted log loss {res['weighted_log_loss']:.4f} (guessing: {res['prevalence_log_loss']:.4f}), {res['n_slices']} slices → {out/'report.html'}")
 
 @command

@@ -130,7 +130,7 @@ def _table(p, y):
     row = lambda l: f'<tr><td>{l}</td>' + ''.join(f"<td>{_fmt(df.loc[l, c], ',.0f' if c in ('n', 'n_pos') else '.3f')}</td>" for c in cols) + '</tr>'
     return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{''.join(map(row, LABELS))}</tbody></table></div>"
 
-# %% ../nbs/13_evaluate.ipynb #1751f0ce
+# %% ../nbs/13_evaluate.ipynb #84019a4b
 def _slice_card(row, root):
     try: hu = read_slice(Path(root)/row.path, 256)
     except DicomError as e: return f'<div class=slice><div class=t>{html.escape(str(e))}</div></div>'
@@ -152,26 +152,29 @@ def report_html(
     root=None, # the folder that `path` is relative to; without it no slices are drawn
     title:str='Evaluation', # of the page
     n:int=6, # slices of each kind in the gallery
+    seen:int=0, # patients among these that the model was trained on, from `seen_patients`
 )->str: # a whole HTML page
     "The evaluation as one self-contained page"
     df,figures = join_labels(preds, labels),score(preds, labels)
     p,y = df[list(LABELS)].to_numpy(float),df[[f'true_{l}' for l in LABELS]].to_numpy(float)
     plots = ''.join(f'<img src="{figure_image(f(p, y))}" alt="{t} curves">' for f,t in ((plot_roc, 'ROC'), (plot_pr, 'precision-recall')))
     left = f"{figures['n_failed']} files could not be read; {figures['n_unlabelled']} predictions have no label." if figures['n_failed'] or figures['n_unlabelled'] else ''
+    flatter = f'<p class=note>The model was trained on {seen} of these patients, so the figures flatter it.</p>' if seen else ''
     return f'''<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1"><title>{html.escape(title)}</title><style>{_CSS}</style>
-<h1>{html.escape(title)}</h1><p class=note><b>{RESEARCH_ONLY}</b></p>{_cards(figures)}<p class=mut>{left}</p>
+<h1>{html.escape(title)}</h1><p class=note><b>{RESEARCH_ONLY}</b></p>{flatter}{_cards(figures)}<p class=mut>{left}</p>
 <h2>By label, at a threshold of 0.5</h2>{_table(p, y)}<h2>Curves</h2><div class=plots>{plots}</div>{_gallery(df, root, n)}</html>'''
 
-# %% ../nbs/13_evaluate.ipynb #90ad8df6
+# %% ../nbs/13_evaluate.ipynb #d2ba7a97
 def evaluate(
     preds:pd.DataFrame, # a prediction table
     labels:pd.DataFrame, # a label table
     out, # the folder for `metrics.json` and `report.html`
     root=None, # the folder that the predictions' `path` is relative to, for the gallery
     title:str='Evaluation', # of the report
+    seen:int=0, # patients among these that the model was trained on, from `seen_patients`
 )->dict: # what `metrics.json` holds
     "Score `preds`, and write the figures and the report"
-    figures,page = score(preds, labels),report_html(preds, labels, root, title)
+    figures,page = score(preds, labels) | dict(n_training_patients=seen),report_html(preds, labels, root, title, seen=seen)
     with write_whole(Path(out)/'metrics.json') as tmp: tmp.write_text(json.dumps(figures, indent=2))
     with write_whole(Path(out)/'report.html') as tmp: tmp.write_text(page, encoding='utf-8')
     return figures

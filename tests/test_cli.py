@@ -1,5 +1,5 @@
 "The command line as a user meets it: one line and exit code 1 for a mistake, nothing half written"
-import os, subprocess, sys
+import json, os, subprocess, sys
 import pandas as pd, pytest
 from typer.testing import CliRunner
 from rsna_ich.cli import app, main
@@ -31,6 +31,7 @@ def test_predict_evaluate_submit(session, tmp_path):
     assert pd.read_csv(tmp_path/'s.csv').ID.tolist() == sample.ID.tolist()
     run('evaluate', session/'model', session/'headers.parquet', '--labels', session/'ph'/'labels.csv', '--out', tmp_path/'e')
     assert sorted(o.name for o in (tmp_path/'e').iterdir()) == ['metrics.json', 'predictions.csv', 'report.html']
+    assert json.loads((tmp_path/'e'/'metrics.json').read_text())['n_training_patients'] == 3 and 'flatter it' in (tmp_path/'e'/'report.html').read_text()
 
 def test_one_file_is_answered_on_the_screen(session, tmp_path):
     f = sorted((session/'ph'/'dicom').iterdir())[0]

@@ -91,7 +91,7 @@ def _fit_batch(fit, items, pixels, start, device):
         pixels[[start+i for i in good]] = fit(x).round().to(torch.int16).cpu().numpy()[:,0]
     return brain, [e for _,e in items]
 
-# %% ../nbs/07_store.ipynb #5ee443d5
+# %% ../nbs/07_store.ipynb #0faefc8c
 def _state(out, fp):
     "How far an unfinished store of this fingerprint in `out` has come: brain shares and errors so far"
     path = out/'progress.json'
@@ -111,7 +111,8 @@ def _fill(df, out, fp, size, read_size, fit, bs, num_workers, device):
         with write_whole(out/'progress.json') as tmp: tmp.write_text(json.dumps(dict(fingerprint=fp, brain=brain, errors=errors)))
     for k,items in enumerate(progress(dl, 'preparing', unit='batches')):
         b,e = _fit_batch(fit, items, pixels, len(brain), device)
-        brain,errors = brain + b.tolist(),errors + e
+        brain += b.tolist()
+        errors += e
         if k % 64 == 63: note()
     pixels.flush()
     return brain, errors

@@ -7,6 +7,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'rsna_ich.cli.command': ('cli.html#command', 'rsna_ich/cli.py'),
                               'rsna_ich.cli.demo': ('cli.html#demo', 'rsna_ich/cli.py'),
                               'rsna_ich.cli.evaluate': ('cli.html#evaluate', 'rsna_ich/cli.py'),
+                              'rsna_ich.cli.given': ('cli.html#given', 'rsna_ich/cli.py'),
                               'rsna_ich.cli.main': ('cli.html#main', 'rsna_ich/cli.py'),
                               'rsna_ich.cli.parse_windows': ('cli.html#parse_windows', 'rsna_ich/cli.py'),
                               'rsna_ich.cli.phantom': ('cli.html#phantom', 'rsna_ich/cli.py'),

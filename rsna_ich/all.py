@@ -1,6 +1,7 @@
 "Everything a notebook needs: `from rsna_ich.all import *`"
 from fastai.vision.all import *
 from rsna_ich.core import *
+from rsna_ich.archive import *
 from rsna_ich.dicom import *
 from rsna_ich.headers import *
 from rsna_ich.labels import *

@@ -6,6 +6,7 @@ from rsna_ich.dicom import *
 from rsna_ich.headers import *
 from rsna_ich.labels import *
 from rsna_ich.phantom import *
+from rsna_ich.pixels import *
 from rsna_ich.windows import *
 from rsna_ich.store import *
 from rsna_ich.data import *

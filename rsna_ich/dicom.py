@@ -7,13 +7,14 @@ __all__ = ['header_value', 'check_kind', 'check_coding', 'n_frames', 'check_span
            'get_dicom_files', 'read_header', 'read_dicom', 'check_slice', 'stored_pixels', 'broken_coding', 'to_hu',
            'read_hu', 'window_hu', 'show_hu']
 
-# %% ../nbs/01_dicom.ipynb #23b9f34e
+# %% ../nbs/01_dicom.ipynb #830ce16d
 import io, math, os, struct, warnings
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from pydicom import Dataset, config as pydicom_config, dcmread as pydicom_dcmread
+from .archive import open_member, split_member
 from .core import DicomError, MAX_PIXEL_BYTES, MAX_SIDE, get_window
 
 # %% ../nbs/01_dicom.ipynb #82f5be23
@@ -105,7 +106,7 @@ def check_span(ds:Dataset):
     _need(have >= need, f"PixelData holds {have} bytes, {why}; the file is truncated")
     _need(have <= need + 1, f"PixelData holds {have} bytes, {why}; the header doesn't fit the pixels")
 
-# %% ../nbs/01_dicom.ipynb #d2b10314
+# %% ../nbs/01_dicom.ipynb #64e52f21
 _EXPLICIT,_IMPLICIT = '1.2.840.10008.1.2.1','1.2.840.10008.1.2'
 _PIXEL_DATA = b'\xe0\x7f\x10\x00'
 
@@ -116,6 +117,9 @@ def _opened(source):
     elif hasattr(source, 'read'): yield source, Path(str(getattr(source, 'name', '<file>'))).name
     else:
         path = Path(source)
+        if not path.is_file() and (inside := split_member(path)):
+            with open_member(*inside) as f: yield f, path.name
+            return
         if not path.is_file(): raise DicomError(f"{path.name}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
         with open(path, 'rb') as f: yield f, path.name
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HEADER_COLS', 'PART', 'header_frame', 'header_values', 'header_row', 'plain_elements', 'coding_key', 'plain_row',
-           'learn_coding', 'header_part', 'scan', 'save_headers', 'load_headers', 'file_paths', 'scan_to',
-           'slice_position', 'in_slice_order']
+           'learn_coding', 'header_part', 'scan', 'scan_paths', 'save_headers', 'load_headers', 'file_paths', 'scan_to',
+           'header_counts', 'slice_position', 'in_slice_order']
 
 # %% ../nbs/02_headers.ipynb #15582947
 import json, os, shutil, struct
@@ -220,7 +220,7 @@ def header_part(
         rows.append(_bad_row(name, why) if why else _row(root, name, head, modality, codings))
     return pa.table([pa.array(c, t) for c,t in zip(zip(*rows), _KINDS.values())], schema=_SCHEMA)
 
-# %% ../nbs/02_headers.ipynb #905e604e
+# %% ../nbs/02_headers.ipynb #4a890710
 def _listing(root):
     "An iterator of the parts of the names under `root`, and how many names there are"
     if root.is_dir(): names,n = walk_names(root),sum(1 for _ in walk_names(root))
@@ -258,6 +258,16 @@ def scan(
             bar.update(len(t))
     return _as_frame(pa.concat_tables(tables), root)
 
+def scan_paths(
+    paths, # of files
+    root='/', # the folder that they are told relative to
+    modality='CT', # the modality that is wanted, or None for any
+)->pd.DataFrame: # a header table, in the order of `paths`
+    "The header table of some files"
+    names,root = [os.path.relpath(o, root) for o in paths],os.path.abspath(root)
+    parts = [names[i:i+PART] for i in range(0, len(names), PART)]
+    return _as_frame(pa.concat_tables([_SCHEMA.empty_table(), *_parts(root, parts, len(names), modality, 1)]), root)
+
 # %% ../nbs/02_headers.ipynb #f3523f4b
 def save_headers(
     df:pd.DataFrame, # a header table
@@ -285,7 +295,7 @@ def file_paths(df:pd.DataFrame)->list: # of `Path`
     if 'root' not in df.attrs: raise DataError("the table doesn't tell which folder its paths start from; set df.attrs['root']")
     return [Path(df.attrs['root'])/o for o in df.path]
 
-# %% ../nbs/02_headers.ipynb #8ec448f0
+# %% ../nbs/02_headers.ipynb #fe072cbd
 def _schema(root, modality):
     "The schema with what pandas needs to know, and what was scanned"
     with pa.BufferOutputStream() as f:
@@ -327,6 +337,19 @@ def scan_to(
     _join(map(shard, range(-(-n//PART))), out, schema)
     shutil.rmtree(parts)
     return n
+
+def header_counts(
+    path, # of a header table
+): # numbers of files, patients, series and files with an error, and the first of those with its error
+    "What a header table holds, found without loading it whole"
+    patients,series,n,bad,first = set(),set(),0,0,None
+    for b in pq.ParquetFile(path).iter_batches(columns=['patient', 'series', 'path', 'error']):
+        n += len(b)
+        for seen,c in ((patients, 'patient'), (series, 'series')): seen.update(b[c].unique().to_pylist())
+        k = b['error'].is_valid()
+        bad += k.true_count
+        if first is None and k.true_count: first = f"{b['path'].filter(k)[0]}: {b['error'].filter(k)[0]}"
+    return n, len(patients - {None}), len(series - {None}), bad, first
 
 # %% ../nbs/02_headers.ipynb #c5f33e03
 def slice_position(

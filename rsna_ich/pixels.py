@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['AIR_HU', 'Buffers', 'Coding', 'plain_values', 'new_empty', 'area_mean', 'stored_to_hu', 'to_square', 'read_slice',
-           'StoredBatch', 'SliceReader']
+           'StoredBatch', 'SliceReader', 'ahead', 'changed_pixels']
 
-# %% ../nbs/05_pixels.ipynb #7dace3da
+# %% ../nbs/05_pixels.ipynb #1907461b
 import os, sys
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
+from hashlib import sha256
+from itertools import islice, repeat
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch.nn import functional as F
-from .core import DataError, DicomError
+from torch.utils.data import get_worker_info
+from .core import DataError, DicomError, progress
 from .archive import is_archive, member_offset
-from .dicom import _EXPLICIT, _PIXEL_DATA, broken_coding, read_hu
+from .dicom import _EXPLICIT, _PIXEL_DATA, broken_coding, read_dicom, read_hu
 
-# %% ../nbs/05_pixels.ipynb #0ae4cb36
+# %% ../nbs/05_pixels.ipynb #5578ca73
 class Buffers:
     "Arrays that are lent out again when nobody holds them"
     def __init__(self,
@@ -30,7 +33,7 @@ class Buffers:
         "An array of any content"
         for a in self.kept:
             if a.shape == shape and a.dtype == dtype and sys.getrefcount(a) == 3: return a # the list, this name, the question
-        if self.pin and torch.cuda.is_available(): new = torch.from_numpy(np.empty(0, dtype)).new_empty(shape, pin_memory=True).numpy()
+        if self.pin and get_worker_info() is None and torch.cuda.is_available(): new = torch.from_numpy(np.empty(0, dtype)).new_empty(shape, pin_memory=True).numpy()
         else: new = np.empty(shape, dtype)
         self.kept = [*self.kept[-self.most+1:], new]
         return new
@@ -139,7 +142,7 @@ def read_slice(
     hu = torch.from_numpy(to_square(read_hu(source, np.int16)))[None]
     return hu if size in (None, hu.shape[-1]) else area_mean(hu, size).round().to(torch.int16)
 
-# %% ../nbs/05_pixels.ipynb #495f8e57
+# %% ../nbs/05_pixels.ipynb #6cb60402
 @dataclass
 class StoredBatch:
     "Slices as stored, some of them finished, some of them unreadable"
@@ -147,6 +150,13 @@ class StoredBatch:
     coding:Coding # of the B slices
     done:dict # {place in the batch: [1,size,size] int16 HU} for slices that were no plain files of this side
     errors:dict # {place in the batch: why it can't be read}; their pixels mean nothing
+    digests:list # SHA-256 of the pixel bytes of each slice, where asked for, else None
+    def good(self):
+        "The batch without the slices that couldn't be read, and the places of those that are left"
+        keep = [k for k in range(len(self.coding)) if k not in self.errors]
+        if len(keep) == len(self.coding): return self, keep
+        done = {i:self.done[k] for i,k in enumerate(keep) if k in self.done}
+        return StoredBatch(self.px[keep], self.coding[keep], done, {}, [self.digests[k] for k in keep]), keep
 
 class SliceReader:
     "Reads batches of the slices of a header table"
@@ -154,6 +164,7 @@ class SliceReader:
         df:pd.DataFrame, # a header table or slice table, with `attrs['root']`
         size:int, # pixels a side of the HU that are wanted in the end
         threads:int=None, # that read side by side; two a core when None
+        digest:bool=False, # work out a SHA-256 of each slice's pixel bytes as well?
     ):
         if 'root' not in df.attrs: raise DataError("the table doesn't tell which folder its paths start from; set df.attrs['root']")
         self.root,self.size,self.names = df.attrs['root'],size,df.path.to_numpy(object)
@@ -163,12 +174,16 @@ class SliceReader:
         self.plain = plain & (df.rows == self.side).to_numpy(bool)
         self.start,self.nbytes,self.coding = df.pixel_offset.fillna(0).to_numpy(np.int64),df.pixel_bytes.fillna(0).to_numpy(np.int64),Coding.of(df)
         self.lead = np.where(df.transfer_syntax.fillna('') == _EXPLICIT, 12, 8)
-        self.threads,self.buffers,self.pool = threads or 2*os.cpu_count(),Buffers(pin=True),None
+        self.threads,self.digest,self.buffers,self.pool = threads or 2*os.cpu_count(),digest,Buffers(pin=True),None
         self.packed = os.path.isfile(self.root) and is_archive(self.root)
     def __len__(self): return len(self.names)
     def __getstate__(self): return vars(self) | dict(pool=None)
+    def _threads(self):
+        "The pool of this process; threads don't survive a fork"
+        if self.pool is None or self.pool[0] != os.getpid(): self.pool = os.getpid(),ThreadPoolExecutor(self.threads)
+        return self.pool[1]
 
-# %% ../nbs/05_pixels.ipynb #5ffb690d
+# %% ../nbs/05_pixels.ipynb #84aa17b0
 @patch
 def _copy(self:SliceReader, i, row):
     "Copy the pixels of row `i` of the table to `row`, an array of bytes; a `DicomError` when the file isn't what the table says"
@@ -187,8 +202,13 @@ def _some(self:SliceReader, todo, rows, res):
     "Read the (place, row of the table) pairs `todo`"
     for k,i in todo:
         try:
-            if self.plain[i] and not (self.packed and member_offset(self.root, self.names[i]) is None): self._copy(i, rows[k])
-            else: res.done[k] = read_slice(f'{self.root}/{self.names[i]}', self.size)
+            if self.plain[i] and not (self.packed and member_offset(self.root, self.names[i]) is None):
+                self._copy(i, rows[k])
+                data = rows[k]
+            else:
+                ds = read_dicom(f'{self.root}/{self.names[i]}', modality=None)
+                res.done[k],data = read_slice(ds, self.size),ds.PixelData
+            if self.digest: res.digests[k] = sha256(data).hexdigest()
         except DicomError as e: res.errors[k] = str(e)
 
 @patch
@@ -198,11 +218,10 @@ def read(self:SliceReader,
     "Read some slices; a slice that can't be read is an entry of `errors`"
     idxs = np.asarray(idxs)
     px = self.buffers.take((len(idxs), 1, self.side, self.side))
-    res,rows,todo = StoredBatch(px, self.coding[idxs], {}, {}), px.reshape(len(idxs), -1).view(np.uint8), list(enumerate(idxs))
+    res,rows,todo = StoredBatch(px, self.coding[idxs], {}, {}, [None]*len(idxs)), px.reshape(len(idxs), -1).view(np.uint8), list(enumerate(idxs))
     if self.threads == 1: self._some(todo, rows, res)
     else:
-        if self.pool is None: self.pool = ThreadPoolExecutor(self.threads)
-        list(self.pool.map(self._some, [todo[j::self.threads] for j in range(self.threads)], repeat(rows), repeat(res)))
+        list(self._threads().map(self._some, [todo[j::self.threads] for j in range(self.threads)], repeat(rows), repeat(res)))
     return res
 
 # %% ../nbs/05_pixels.ipynb #93dbc1f6
@@ -218,3 +237,32 @@ def hu(self:StoredBatch,
     for k,x in self.done.items(): hu[k] = x.to(hu)
     for k in self.errors: hu[k] = AIR_HU
     return hu
+
+# %% ../nbs/05_pixels.ipynb #ac9dbecf
+def ahead(
+    f, # called for each of `items`, in a thread
+    items, # an iterable
+    n:int=2, # results that may be ready and not yet asked for
+): # an iterator of the results, in order
+    "`map` that works in advance"
+    with ThreadPoolExecutor(1) as pool:
+        items,queue = iter(items),deque()
+        for o in islice(items, n): queue.append(pool.submit(f, o))
+        while queue:
+            res = queue.popleft().result()
+            for o in islice(items, 1): queue.append(pool.submit(f, o))
+            yield res
+
+# %% ../nbs/05_pixels.ipynb #1e5dd9f6
+def changed_pixels(
+    df:pd.DataFrame, # a header table with `pixels_sha256`, with `attrs['root']`
+)->pd.DataFrame: # the rows whose pixel bytes are no longer the same, or can't be read, with the reason in `error`
+    "Compare the files' pixels with the digests that were taken of them"
+    df = df[df.pixels_sha256.notna()].reset_index(drop=True)
+    reader,why = SliceReader(df, 64, digest=True),{}
+    parts = [range(i, min(i+64, len(df))) for i in range(0, len(df), 64)]
+    for idxs,b in zip(parts, progress(ahead(reader.read, parts), 'verifying', len(parts), 'batches')):
+        for k,i in enumerate(idxs):
+            if k in b.errors: why[i] = b.errors[k]
+            elif b.digests[k] != df.pixels_sha256[i]: why[i] = f'{df.path[i]}: the pixels are not those that were prepared'
+    return df.loc[list(why)].assign(error=list(why.values()))

@@ -7,7 +7,7 @@ __all__ = ['HEADER_COLS', 'PART', 'header_frame', 'header_values', 'header_row',
            'learn_coding', 'header_part', 'scan', 'scan_paths', 'save_headers', 'load_headers', 'file_paths', 'scan_to',
            'header_counts', 'slice_position', 'in_slice_order']
 
-# %% ../nbs/02_headers.ipynb #15582947
+# %% ../nbs/02_headers.ipynb #43367153
 import json, os, shutil, struct
 from contextlib import suppress
 from functools import lru_cache
@@ -15,10 +15,10 @@ from itertools import islice
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
 from joblib import Parallel, delayed
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 from .archive import archive_members, is_archive, read_head
-from .core import DataError, DicomError, RsnaIchError, progress, write_whole
-from .dicom import _EXPLICIT, _IMPLICIT, _TAGS, _named, check_slice, header_value, n_frames, read_header, walk_names
+from .core import DataError, DicomError, MAX_ELEMENTS, RsnaIchError, progress, write_whole
+from .dicom import (_LITTLE, _MORE_TAGS, _OPEN, _TAGS, _VRS, _WIDE, _holds_items, _named, _sequence_end, check_slice, header_value, n_frames,
+    read_header, walk_names)
 
 # %% ../nbs/02_headers.ipynb #087fa746
 _TEXT,_INT,_FLOAT = pa.string(),pa.int64(),pa.float64()
@@ -41,7 +41,7 @@ def header_frame(
     "A header table from `rows`, in the schema that all header tables share"
     return _as_frame(pa.Table.from_pylist([dict.fromkeys(HEADER_COLS) | r for r in rows], _SCHEMA), root)
 
-# %% ../nbs/02_headers.ipynb #3a880d3c
+# %% ../nbs/02_headers.ipynb #a00ef8ac
 def header_values(
     ds, # a `Dataset` from `read_header` or `read_dicom`
 )->dict: # the columns of the header table that a header can answer
@@ -64,77 +64,80 @@ def header_row(
     "The header of the file at `path` as a row; never raises for a bad file"
     row,path = {},Path(path)
     try:
+        ds = read_header(path)
         with _named(path.name):
-            ds = read_header(path)
             row = header_values(ds)
-            row['flags'] = ' '.join(check_slice(ds, modality) or []) or None
+            row['flags'] = ' '.join(check_slice(ds, modality)) or None
             if row['frames'] > 1: raise DicomError(f"{row['frames']} frames in one file; tables, training and prediction take files of one slice")
-    except DicomError as e: row['error'] = str(e).split(f'{path.name}: ')[-1]
+    except DicomError as e: row['error'] = str(e).removeprefix(f'{path.name}: ')
     return row
 
-# %% ../nbs/02_headers.ipynb #a146d673
-_SHORT,_LONG = ({str(o).encode():True for o in g} for g in (STANDARD_VR - EXPLICIT_VR_LENGTH_32, EXPLICIT_VR_LENGTH_32))
-_PLAIN_CHARSETS = (b'', b'ISO_IR 100', b'ISO_IR 192', b'ISO_IR 6', b'ISO_IR 6 ')
-_FIELDS = {t:i for i,(t,_) in enumerate(_TAGS.values())}
-_element,_length,_implicit = struct.Struct('<HH2sH').unpack_from, struct.Struct('<I').unpack_from, struct.Struct('<HHI').unpack_from
-_EXPLICIT_UID,_IMPLICIT_UID = (b'UI' + struct.pack('<H', len(o) + len(o)%2) + o + bytes(len(o)%2) for o in (_EXPLICIT.encode(), _IMPLICIT.encode()))
+# %% ../nbs/02_headers.ipynb #241f954f
+_LONG = {k:k in _WIDE for k in _VRS}
+_FIELDS = {t:i for i,(t,_) in enumerate([*_TAGS.values(), *_MORE_TAGS.values()])}
+_explicit,_implicit,_length = struct.Struct('<HH2sH').unpack_from, struct.Struct('<HHI').unpack_from, struct.Struct('<I').unpack_from
+_UIDS = {o.encode() + b'\0'*(len(o)%2):o == '1.2.840.10008.1.2.1' for o in ('1.2.840.10008.1.2', '1.2.840.10008.1.2.1')}
 
 def _meta_end(buf):
     "Where the meta information ends, and whether the data behind it are explicit; None when it isn't simple"
     if buf[128:132] != b'DICM': return None
-    pos,syntax = 132,None
+    pos,last,syntax = 132,-1,None
     while True:
-        g,e,vr,n = _element(buf, pos)
-        if g != 2: break
-        if e == 16: syntax = buf[pos+4:pos+8+n]
-        if vr in _SHORT: pos += 8 + n
-        elif vr in _LONG: pos += 12 + _length(buf, pos+8)[0]
-        else: return None
-    return (pos, syntax == _EXPLICIT_UID) if syntax in (_EXPLICIT_UID, _IMPLICIT_UID) else None
+        g,e,vr,n = _explicit(buf, pos)
+        if g != 2: return (pos, _UIDS[syntax]) if syntax in _UIDS else None
+        if e <= last or vr not in _LONG or (_LONG[vr] and vr != b'OB'): return None
+        if e == 16: syntax = buf[pos+8:pos+8+n]
+        pos,last = pos + (12 + _length(buf, pos+8)[0] if _LONG[vr] else 8+n), e
 
-# %% ../nbs/02_headers.ipynb #b25be463
+# %% ../nbs/02_headers.ipynb #0b302861
 def plain_elements(
     buf:bytes, # the beginning of a file
-): # the values of the fields of `dicom._TAGS` as bytes, offset and length of the pixels, and whether explicit; None where pydicom must be asked
-    "Walk the elements of a simple header; an `IndexError` or `struct.error` when `buf` ends before the pixels"
+    size:int, # bytes in the whole file
+): # the values of `dicom`'s fields as bytes, offset and length of the pixels, and whether explicit; None where one must look closely
+    "Walk the elements of a simple header; a `struct.error` when `buf` ends before the pixels"
     start = _meta_end(buf)
     if start is None: return None
     vals = [b'']*len(_FIELDS)
-    if start[1]: span = _explicit_walk(buf, start[0], vals)
-    else: span = None if buf[start[0]+4:start[0]+6].isalpha() else _implicit_walk(buf, start[0], vals)
+    span = (_explicit_walk if start[1] else _implicit_walk)(buf, start[0], size, vals)
     return None if span is None else (vals, *span, start[1])
 
-def _explicit_walk(buf, pos, vals):
-    while True:
-        g,e,vr,n = _element(buf, pos)
-        if vr in _SHORT: pos += 8
-        elif vr in _LONG: n,pos = _length(buf, pos+8)[0],pos+12
-        else: return None
-        if g == 0x7FE0: return (pos, n) if e == 16 and vr in _LONG and n != 0xFFFFFFFF else None
-        if not 8 <= g < 0x7FE0: return None
-        i = _FIELDS.get(g<<16 | e)
-        if i is not None: vals[i] = buf[pos:pos+n]
-        elif e == 5 and g == 8 and buf[pos:pos+n] not in _PLAIN_CHARSETS: return None
-        pos += n
+def _past(buf, pos, n, size, implicit):
+    "Where the sequence at `pos` ends"
+    return _sequence_end(buf, pos, size if n == _OPEN else pos+n, 'items', n == _OPEN, implicit, _LITTLE, iter(range(MAX_ELEMENTS)))
 
-def _implicit_walk(buf, pos, vals):
+def _explicit_walk(buf, pos, size, vals):
+    last = 0x80000
+    while True:
+        g,e,vr,n = _explicit(buf, pos)
+        tag,long = g<<16 | e,_LONG.get(vr)
+        if not last <= tag <= 0x7FE00010 or long is None: return None
+        if long: n,pos = _length(buf, pos+8)[0],pos+12
+        else: pos += 8
+        if tag == 0x7FE00010: return (pos, n) if long and n != _OPEN else None
+        if tag in _FIELDS: vals[_FIELDS[tag]] = buf[pos:pos+n]
+        if vr == b'UN' and _holds_items(buf, tag, 'UN', pos, n): return None
+        pos,last = _past(buf, pos, n, size, False) if vr == b'SQ' else pos+n, tag+1
+
+def _implicit_walk(buf, pos, size, vals):
+    last = 0x80000
     while True:
         g,e,n = _implicit(buf, pos)
-        pos += 8
-        if g == 0x7FE0: return (pos, n) if e == 16 and n != 0xFFFFFFFF else None
-        if not 8 <= g < 0x7FE0: return None
-        i = _FIELDS.get(g<<16 | e)
-        if i is not None: vals[i] = buf[pos:pos+n]
-        elif e == 5 and g == 8 and buf[pos:pos+n] not in _PLAIN_CHARSETS: return None
-        pos += n
+        tag,pos = g<<16 | e,pos+8
+        if not last <= tag <= 0x7FE00010: return None
+        if tag == 0x7FE00010: return (pos, n) if n != _OPEN else None
+        if tag in _FIELDS: vals[_FIELDS[tag]] = buf[pos:pos+n]
+        pos,last = _past(buf, pos, n, size, True) if n == _OPEN or (buf[pos:pos+4] == b'\xfe\xff\x00\xe0' and _holds_items(buf, tag, None, pos, n)) else pos+n, tag+1
 
-# %% ../nbs/02_headers.ipynb #a46da1d8
+# %% ../nbs/02_headers.ipynb #e81158c5
 _OWN = 'sop patient study series position orientation spacing window_center window_width'.split()
-_own,_coding = ([i for i,k in enumerate(_TAGS) if (k in _OWN) == own] for own in (True, False))
+_own,_coding = ([i for i,k in enumerate([*_TAGS, *_MORE_TAGS]) if (k in _OWN) == own] for own in (True, False))
 _BEFORE = 'transfer_syntax rows cols bits_allocated bits_stored high_bit pixel_representation samples_per_pixel frames slope intercept'.split()
 _AFTER = 'modality photometric flags'.split()
 
-def _floats(v): return tuple(map(float, v.split(b'\\'))) if v else ()
+def _floats(v):
+    if b'_' in v: raise ValueError
+    return tuple(map(float, v.split(b'\\'))) if v else ()
+
 _seldom_new = lru_cache(4096)(_floats)
 def _id(v): return str(v, 'ascii').strip(' \0') or None
 
@@ -150,13 +153,13 @@ def plain_row(
     size:int, # bytes in the whole file
     name:str, # for the column `path`
     codings:dict, # by `coding_key`, from `learn_coding`
-): # a row as a tuple in the order of `HEADER_COLS`; None, or an exception, where pydicom must be asked
+): # a row as a tuple in the order of `HEADER_COLS`; None, or an exception, where one must look closely
     "The header of a simple file of a known coding"
-    found = plain_elements(buf)
+    found = plain_elements(buf, size)
     if found is None: return None
     vals,start,n,explicit = found
     known = codings.get(coding_key(vals, explicit))
-    if known is None or not known[0] <= min(n, size-start) <= known[0]+1: return None
+    if known is None or not known[0] <= min(n, size-start) or n > known[0]+1: return None
     sop,patient,study,series,pos,ori,spacing,center,width = [vals[i] for i in _own]
     x,y,z = _floats(pos) or (None,)*3
     ix,iy,iz,jx,jy,jz = _seldom_new(ori) or (None,)*6
@@ -167,17 +170,18 @@ def plain_row(
 
 def learn_coding(
     buf:bytes, # the beginning of a file
+    size:int, # bytes in the whole file
     row:dict, # its row from `header_row`
     codings:dict, # to add to
 ):
     "Note the coding of a file that has passed all checks, when it is a simple one"
     if row.get('error') or not row['pixel_offset']: return
-    found = plain_elements(buf)
+    found = plain_elements(buf, size)
     if found is None or len(codings) >= 10_000: return
     need = row['rows']*row['cols']*row['bits_allocated']//8
     codings[coding_key(found[0], found[3])] = need, tuple(row[k] for k in _BEFORE), tuple(row[k] for k in _AFTER)
 
-# %% ../nbs/02_headers.ipynb #d9c24b92
+# %% ../nbs/02_headers.ipynb #4cc8d7f6
 PART = 4096 # files handed out at a time, and rows of a shard
 
 def _head(root, name, n):
@@ -187,17 +191,17 @@ def _head(root, name, n):
     finally: os.close(fd)
 
 def _row(root, name, head, modality, codings):
-    "The row of one file: the fast way with 2 KiB, then with 64, then pydicom's"
+    "The row of one file: the fast way with 2 KiB, then with 64, then the close look"
     for n in (2048, 65536):
         try: buf,size = head(root, name, n)
         except (OSError, RsnaIchError): break
         try: row = plain_row(buf, size, name, codings)
-        except (IndexError, struct.error): continue
-        except ValueError: break
+        except struct.error: continue
+        except (ValueError, DicomError): break
         if row is not None: return row
         break
     row = header_row(Path(root)/name, modality) | dict(path=name)
-    with suppress(IndexError, struct.error, ValueError, UnboundLocalError): learn_coding(buf, row, codings)
+    with suppress(struct.error, DicomError, UnboundLocalError): learn_coding(buf, size, row, codings)
     return tuple(map(row.get, HEADER_COLS))
 
 def _bad_row(name, why): return tuple(map(dict(path=name.encode('utf-8', 'backslashreplace').decode(), error=why).get, HEADER_COLS))

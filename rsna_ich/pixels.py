@@ -6,7 +6,7 @@
 __all__ = ['AIR_HU', 'Buffers', 'Coding', 'plain_values', 'new_empty', 'area_mean', 'stored_to_hu', 'to_square', 'read_slice',
            'StoredBatch', 'SliceReader', 'ahead', 'changed_pixels']
 
-# %% ../nbs/05_pixels.ipynb #1907461b
+# %% ../nbs/05_pixels.ipynb #cea6adeb
 import os, sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 from .core import DataError, DicomError, progress
 from .archive import is_archive, member_offset
-from .dicom import _EXPLICIT, _PIXEL_DATA, broken_coding, read_dicom, read_hu
+from .dicom import broken_coding, read_dicom, read_hu
 
 # %% ../nbs/05_pixels.ipynb #5578ca73
 class Buffers:
@@ -142,7 +142,7 @@ def read_slice(
     hu = torch.from_numpy(to_square(read_hu(source, np.int16)))[None]
     return hu if size in (None, hu.shape[-1]) else area_mean(hu, size).round().to(torch.int16)
 
-# %% ../nbs/05_pixels.ipynb #6cb60402
+# %% ../nbs/05_pixels.ipynb #bea79739
 @dataclass
 class StoredBatch:
     "Slices as stored, some of them finished, some of them unreadable"
@@ -173,7 +173,7 @@ class SliceReader:
         self.side = int(sides.iloc[0]) if len(sides) else size
         self.plain = plain & (df.rows == self.side).to_numpy(bool)
         self.start,self.nbytes,self.coding = df.pixel_offset.fillna(0).to_numpy(np.int64),df.pixel_bytes.fillna(0).to_numpy(np.int64),Coding.of(df)
-        self.lead = np.where(df.transfer_syntax.fillna('') == _EXPLICIT, 12, 8)
+        self.lead = np.where(df.transfer_syntax.fillna('') == '1.2.840.10008.1.2.1', 12, 8) # bytes of tag, VR and length in front of the pixels
         self.threads,self.digest,self.buffers,self.pool = threads or 2*os.cpu_count(),digest,Buffers(pin=True),None
         self.packed = os.path.isfile(self.root) and is_archive(self.root)
     def __len__(self): return len(self.names)
@@ -183,7 +183,7 @@ class SliceReader:
         if self.pool is None or self.pool[0] != os.getpid(): self.pool = os.getpid(),ThreadPoolExecutor(self.threads)
         return self.pool[1]
 
-# %% ../nbs/05_pixels.ipynb #84aa17b0
+# %% ../nbs/05_pixels.ipynb #c7dc3167
 @patch
 def _copy(self:SliceReader, i, row):
     "Copy the pixels of row `i` of the table to `row`, an array of bytes; a `DicomError` when the file isn't what the table says"
@@ -194,7 +194,7 @@ def _copy(self:SliceReader, i, row):
         try: got = os.preadv(fd, [lead, row], start-len(lead))
         finally: os.close(fd)
     except OSError as e: raise DicomError(f'{self.names[i]}: {e.strerror}') from e
-    if got != len(lead) + len(row) or lead[:4] != _PIXEL_DATA or int.from_bytes(lead[-4:], 'little') != self.nbytes[i]:
+    if got != len(lead) + len(row) or lead[:4] != b'\xe0\x7f\x10\x00' or int.from_bytes(lead[-4:], 'little') != self.nbytes[i]:
         raise DicomError(f'{self.names[i]}: the file has changed since it was scanned; scan the folder again')
 
 @patch

@@ -1,10 +1,10 @@
 "Archives: the same bytes as zipfile and tarfile give, in any order and from any thread, and nothing from hostile ones but our errors"
-import bz2, gzip, io, lzma, os, random, stat, struct, tarfile, threading, tracemalloc, zipfile, zlib
+import bz2, gzip, io, lzma, os, random, signal, stat, struct, tarfile, tracemalloc, zipfile, zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 import numpy as np, pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from rsna_ich import archive as A
 from rsna_ich.archive import Member, archive_members, archive_order, is_archive, member_offset, open_member, read_head, split_member
 from rsna_ich.core import DataError, DicomError
@@ -77,6 +77,7 @@ def test_zips_give_back_what_went_in(tmp_path, members, picks, methods):
     with fresh():
         with zipfile.ZipFile(tmp_path/'x.zip', 'w') as z:
             for (name,d),m in zip(members.items(), methods): z.writestr(name, d, m)
+        assume((tmp_path/'x.zip').read_bytes()[128:132] != b'DICM')
         check(tmp_path/'x.zip', members, picks)
 
 @pytest.mark.parametrize('kind', PACKED)
@@ -103,14 +104,14 @@ def test_threads_share_an_archive(tmp_path, kind):
 def test_a_forked_process_reads_on(tmp_path, kind):
     "In the middle of a member, and while another thread of the parent was listing an archive"
     path = write(tmp_path/f'x.{kind}', SMALL)
-    lock = A._locks.setdefault(os.getpid(), threading.Lock())
-    with open_member(path, 'a/one.dcm') as f:
+    with open_member(path, 'a/one.dcm') as f, ExitStack() as held:
         head = f.read(100)
-        with lock:
-            pid = os.fork()
-            if not pid:
-                try: os._exit(0 if head + f.read() == SMALL[0][1] and content(path, 'a/two.dcm') == SMALL[1][1] else 1)
-                finally: os._exit(2)
+        for lock in A._locks.values(): held.enter_context(lock)
+        pid = os.fork()
+        if not pid:
+            signal.alarm(30)
+            try: os._exit(0 if head + f.read() == SMALL[0][1] and content(path, 'a/two.dcm') == SMALL[1][1] else 1)
+            finally: os._exit(2)
         assert head + f.read() == SMALL[0][1]
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
@@ -125,8 +126,14 @@ def test_slices_from_an_archive_are_those_of_the_folder(heads, tmp_path, kind):
 def test_large_zips_have_zip64(tmp_path, monkeypatch):
     for k,v in dict(ZIP64_LIMIT=100, ZIP_FILECOUNT_LIMIT=1).items(): monkeypatch.setattr(zipfile, k, v)
     path = write_zip(tmp_path/'x.zip', SMALL)
-    assert b'PK\6\6' in path.read_bytes()
+    raw = path.read_bytes()
+    assert b'PK\6\6' in raw
     check(path, dict(SMALL), [(7, 3000)])
+    i = raw.index(b'PK\6\6')
+    for bad in (raw[:i] + b'PK\6\5' + raw[i+4:], raw[:i+56] + raw[i+56:].replace(struct.pack('<Q', i), struct.pack('<Q', i-1)), raw.replace(struct.pack('<Q', i), b'\xff'*8)):
+        with fresh(), pytest.raises(DataError, match='zip64|damaged'):
+            path.write_bytes(bad)
+            archive_members(path)
 
 def test_zips_of_other_writers(tmp_path):
     "Written to a pipe, with data descriptors; with a comment; with nothing in it"
@@ -173,6 +180,21 @@ def test_packed_streams_may_follow_each_other(tmp_path, pack):
     (tmp_path/'x').write_bytes(b''.join(pack(raw[i:i+3000]) for i in range(0, len(raw), 3000)) + pack(b''))
     check(tmp_path/'x', dict(SMALL), [(7, 3000)])
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_large_members(tmp_path, kind):
+    "More than is unpacked at a time"
+    d = noise(1_700_000)*2
+    path = write(tmp_path/f'x.{kind}', [('x.dcm', d)])
+    assert content(path, 'x.dcm') == d and read_head(path, 'x.dcm', 1_500_000) == d[:1_500_000]
+    with open_member(path, 'x.dcm') as f:
+        f.seek(-7, os.SEEK_END)
+        assert f.read() == d[-7:] and f.read() == b'' and f.seek(99) == 99 and f.read(2_500_000) == d[99:2_500_099]
+        with pytest.raises(ValueError): f.seek(-1)
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_order_in_which_members_lie(tmp_path, kind):
+    assert archive_order(write(tmp_path/f'x.{kind}', SMALL[::-1])) == [n for n,_ in SMALL[::-1]]
+
 # ---- what an archive is
 
 def test_what_is_no_archive(tmp_path, heads):
@@ -205,6 +227,10 @@ def test_an_open_member_outlives_the_cache(tmp_path):
     with fresh(): f = open_member(path, 'a/one.dcm')
     path.unlink()
     assert f.read() == SMALL[0][1]
+    fd = f.raw.archive.fd
+    os.fstat(fd)
+    del f
+    with pytest.raises(OSError): os.fstat(fd)
 
 def test_a_head_unpacks_no_more_than_itself(tmp_path, monkeypatch):
     path = write_zip(tmp_path/'x.zip', [('x.dcm', noise(3_000_000))])
@@ -301,6 +327,14 @@ def test_packed_data_that_ends_early(tmp_path):
     path = patched(write_zip(tmp_path/'x.zip', SMALL), b'a/one.dcm', 20, '<I', 999)
     with pytest.raises(DicomError, match='cut off'): content(path, 'a/one.dcm')
 
+def test_a_second_stream_is_not_the_members(tmp_path):
+    "As zipfile, we end where the packed data ends, whatever the table of contents says of its length"
+    d = b'abc'*99
+    path = write_zip(tmp_path/'x.zip', [('x', zlib.compress(d, wbits=-15) + zlib.compress(d, wbits=-15) + b'\3\0'*999)], zipfile.ZIP_STORED)
+    for at,fmt,v in ((10, '<H', 8), (16, '<I', zlib.crc32(d)), (24, '<I', len(d))): patched(path, b'x', at, fmt, v)
+    assert content(path, 'x') == d
+    with fresh(), pytest.raises(DicomError, match='fewer'): content(patched(path, b'x', 24, '<I', 2*len(d)), 'x')
+
 def test_checksums_count_after_a_jump(tmp_path):
     "What is packed is checked although its middle was skipped"
     raw = bytearray(write_zip(tmp_path/'x.zip', [('x', b'ab'*50_000)]).read_bytes())
@@ -389,7 +423,7 @@ GOOD = (head(b'good.dcm', size=4), b'good')
 
 @pytest.mark.parametrize('kind,why', [(b'1', 'hard link'), (b'2', 'symbolic link'), (b'3', 'device'), (b'4', 'device'), (b'6', 'pipe'), (b'S', 'sparse'), (b'M', 'volume'), (b'Z', 'unknown type')])
 def test_tar_members_that_are_no_files(tmp_path, kind, why):
-    (tmp_path/'x.tar').write_bytes(tar_of((head(b'x.dcm', kind), b''), GOOD))
+    (tmp_path/'x.tar').write_bytes(tar_of((head(b'x.dcm', kind, 9999 if kind in b'12346' else 0), b''), GOOD))
     assert why in errors(tmp_path/'x.tar')['x.dcm'] and content(tmp_path/'x.tar', 'good.dcm') == b'good'
     with pytest.raises(DicomError, match=why): open_member(tmp_path/'x.tar', 'x.dcm')
 
@@ -421,7 +455,7 @@ def test_extended_headers_of_absurd_size(tmp_path, size):
             (tmp_path/'x.tar').write_bytes(tar_of((head(kind=bytes([kind]), size=size), b'5 a=b'), GOOD))
             archive_members(tmp_path/'x.tar')
 
-HEADERS = [b'1'*60_000, b'1'*60_000 + b' ', b'9 hdrcharset='*5000, b'0 a=b\n', b'-5 a=b\n', b'99 a=b\n', b'6 a=b', b'5 ab\n', b'0'*19 + b'1 ' + b'x'*60_000, pax(size=-5), pax(size='9'*9000), pax(size='x'), b' \n']
+HEADERS = [b'1'*60_000, b'1'*60_000 + b' ', b'9 hdrcharset='*5000, b'0 a=b\n', b'-5 a=b\n', b'+7 a=b\n', b'1_0 aa=bb\n', b'99 a=b\n', b'6 a=b', b'5 ab\n', b'0'*19 + b'1 ' + b'x'*60_000, pax(size=-5), pax(size='9'*9000), pax(size='x'), b' \n']
 
 @pytest.mark.parametrize('data', HEADERS, ids=lambda d: d[:9].decode())
 def test_extended_headers_of_nonsense(tmp_path, data):

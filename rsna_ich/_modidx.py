@@ -32,6 +32,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'rsna_ich.archive._found': ('archive.html#_found', 'rsna_ich/archive.py'),
                                   'rsna_ich.archive._full': ('archive.html#_full', 'rsna_ich/archive.py'),
                                   'rsna_ich.archive._kind': ('archive.html#_kind', 'rsna_ich/archive.py'),
+                                  'rsna_ich.archive._loss': ('archive.html#_loss', 'rsna_ich/archive.py'),
                                   'rsna_ich.archive._naming': ('archive.html#_naming', 'rsna_ich/archive.py'),
                                   'rsna_ich.archive._need': ('archive.html#_need', 'rsna_ich/archive.py'),
                                   'rsna_ich.archive._number': ('archive.html#_number', 'rsna_ich/archive.py'),

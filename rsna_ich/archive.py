@@ -209,18 +209,20 @@ def _full(read, pos, n):
     if len(data) < n: raise EOFError
     return data
 
-# %% ../nbs/01_archive.ipynb #96fbc35c
+# %% ../nbs/01_archive.ipynb #a26a16ca
 _TAR_FAULTS = {b'1':'a hard link', b'2':'a symbolic link', b'3':'a device', b'4':'a device', b'6':'a pipe', b'S':'a sparse file', b'M':'the rest of a file in another volume'}
 
-def _tar_row(name, pos, size, kind, read):
-    "The row of the member at `pos`, and what is broken in its data or None"
-    if kind in b'5DV' or not size and name.endswith('/'): return _Row(None), None
-    fault,broken = None if kind in b'\x0007' else f"not read from the archive: {_TAR_FAULTS.get(kind, 'of an unknown type')}",None
-    try: _full(read, pos+max(size-1, 0), min(size, 1))
-    except _BROKEN as e: fault,broken = fault or 'the archive is cut off or damaged inside this file',e
-    return _Row(name, fault, pos, size, size), broken
+def _loss(e): return 'cut off' if isinstance(e, EOFError) else 'damaged'
 
-# %% ../nbs/01_archive.ipynb #60342d93
+def _tar_row(name, pos, size, kind, read):
+    "The row of the member at `pos`, and how its data is broken or None"
+    if kind in b'5DV' or not size and name.endswith('/'): return _Row(None), None
+    fault,loss = None if kind in b'\x0007' else f"not read from the archive: {_TAR_FAULTS.get(kind, 'of an unknown type')}",None
+    try: _full(read, pos+max(size-1, 0), min(size, 1))
+    except _BROKEN as e: loss = _loss(e)
+    return _Row(name, fault or loss and f'the archive is {loss} inside this file', pos, size, size), loss
+
+# %% ../nbs/01_archive.ipynb #f8b60550
 def _tar_headers(read):
     "Name, place, size and type of each member of the tar whose bytes `read(pos, n)` gives"
     pos,ext = 0,{}
@@ -244,13 +246,14 @@ def _tar_headers(read):
 
 def _tar_rows(read):
     "The members of a tar, and a last row for what is lost"
+    loss = None
     try:
         for header in _tar_headers(read):
-            row,broken = _tar_row(*header, read)
+            row,loss = _tar_row(*header, read)
             yield row
-            if broken: raise broken
-    except _BROKEN as e:
-        yield _Row('', f"the archive is {'cut off' if isinstance(e, EOFError) else 'damaged'}; what lay beyond this point is not listed")
+            if loss: break
+    except _BROKEN as e: loss = _loss(e)
+    if loss: yield _Row('', f'the archive is {loss}; what lay beyond this point is not listed')
 
 # %% ../nbs/01_archive.ipynb #0fae0e03
 _RECORD = struct.Struct('<3QI?HI')
@@ -371,7 +374,7 @@ def archive_order(
     idx = _archive(path).index
     return [name for _,name in sorted((rec[0], name) for i,(name,rec) in enumerate(zip(idx.names, _RECORD.iter_unpack(idx.recs))) if i not in idx.faults)]
 
-# %% ../nbs/01_archive.ipynb #4eff43b5
+# %% ../nbs/01_archive.ipynb #1b5ff138
 class _MemberFile(io.RawIOBase):
     "A member as a file; what was read in a row from the start is checked against the size and the checksum"
     def __init__(self, path, name):
@@ -393,7 +396,7 @@ class _MemberFile(io.RawIOBase):
         buf = memoryview(buf).cast('B')
         n = max(0, min(len(buf), self.size-self.pos))
         with self._naming():
-            while not self.skips and self.seen < self.pos: self._take(self.seen, min(self.pos-self.seen, _STEP))
+            while n and not self.skips and self.seen < self.pos: self._take(self.seen, min(self.pos-self.seen, _STEP))
             for i in range(0, n, _STEP): buf[i:min(i+_STEP, n)] = self._take(self.pos+i, min(_STEP, n-i))
             if self.seen == self.size and self.crc is not None: self._finish()
         self.pos += n

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['slice_table', 'patient_folds', 'PatientSplitter', 'sampled_split', 'correct_prior', 'CTSlice', 'CTImage',
-           'LabelTensor', 'LabelSet', 'ToLabels', 'CTBatch', 'CTBlock', 'LabelBlock', 'get_file', 'get_labels',
-           'balanced_weights', 'ICHDataLoaders', 'StoreSlices', 'StoreDL', 'show_results']
+           'LabelTensor', 'LabelSet', 'ToLabels', 'StoredSlices', 'FileSlices', 'StoreSlices', 'Labelled', 'SliceDL',
+           'ReadSlice', 'CTBatch', 'CTBlock', 'LabelBlock', 'get_file', 'get_labels', 'block_fetch', 'balanced_weights',
+           'ICHDataLoaders', 'show_results']
 
-# %% ../nbs/08_data.ipynb #2b62df2a
-import hashlib
+# %% ../nbs/08_data.ipynb #ce60fedf
+import hashlib, warnings
+from dataclasses import replace
 from functools import partial
 from textwrap import fill
 import numpy as np, pandas as pd, torch
@@ -16,9 +18,10 @@ from fastai.vision.all import *
 from plum import dispatch
 from .core import DataError, LABELS
 from .dicom import window_hu
-from .headers import file_paths, in_slice_order
+from .headers import file_paths, in_slice_order, scan_paths
 from .labels import _some
-from .store import Store, read_slice, sample_negatives
+from .pixels import SliceReader, ahead, read_slice
+from .store import Store, from_codes, sample_negatives
 from .windows import CTTransform
 
 # %% ../nbs/08_data.ipynb #607a400d
@@ -124,16 +127,83 @@ class ToLabels(Transform):
     def encodes(self, o): return LabelTensor(torch.tensor(np.asarray(o, np.float32)))
     def decodes(self, o:LabelTensor): return LabelSet(l for l,v in zip(LABELS, o) if v > .5)
 
-# %% ../nbs/08_data.ipynb #b5f4c4ca
+# %% ../nbs/08_data.ipynb #f36527c0
+class StoredSlices(TensorImage):
+    "Slices as they lie in files or in a store, [B,1,H,W], with `to_hu` that makes HU of them"
+
+def _as_stored(px, to_hu):
+    x = StoredSlices(px)
+    x.to_hu = to_hu
+    return x
+
+class FileSlices:
+    "The slices of a header table or slice table, fetched a batch at a time from their files"
+    def __init__(self, df, size): self.reader,self.size = SliceReader(df, size),size
+    def __len__(self): return len(self.reader)
+    def fetch(self, idxs):
+        "Stored slices, and the places in `idxs` that could be read; the others are named in a warning"
+        b = self.reader.read(idxs)
+        for e in b.errors.values(): warnings.warn(f'left out of its batch: {e}')
+        b,keep = b.good()
+        if not keep: raise DataError(f'none of the {len(idxs)} slices of a batch can be read; the first: {next(iter(b.errors.values()))}')
+        return _as_stored(torch.from_numpy(b.px), partial(replace(b, px=None).hu, self.size)), keep
+
+class StoreSlices:
+    "Rows of a store, fetched a batch at a time"
+    def __init__(self, store, rows): self.store,self.rows = store,np.asarray(rows, np.int64)
+    def __len__(self): return len(self.rows)
+    def fetch(self, idxs): return _as_stored(torch.from_numpy(self.store.pixels[self.rows[idxs]])[:,None], partial(from_codes, self.store.levels)), range(len(idxs))
+
+# %% ../nbs/08_data.ipynb #f189c3e1
+class Labelled:
+    "A source of slices with their labels, in place of fastai's `Datasets`"
+    n_inp = 1
+    def __init__(self, source, y, split_idx=None, items=None): self.source,self.y,self.split_idx,self.items = source,np.asarray(y, np.float32),split_idx,items
+    def __len__(self): return len(self.source)
+    def fetch(self, idxs):
+        x,keep = self.source.fetch(idxs)
+        return x, LabelTensor(torch.from_numpy(self.y[np.asarray(idxs)[keep]]))
+    def __getitem__(self, i): return tuple(o[0] for o in self.fetch([i]))
+    def decode(self, o, full=True): return o[0], ToLabels().decode(o[1])
+
+class SliceDL(TfmdDL):
+    "A fastai `DataLoader` of whole batches, where its dataset can give them"
+    def __init__(self,
+        dataset, # `Labelled`, or fastai's `Datasets` of a `DataBlock` with a `CTBlock`
+        wgts=None, # sampling weights, one a slice, for shuffled loaders
+        groups=None, # ids, one a slice: shuffle the groups and keep each one's slices in their order
+        **kwargs, # as for `TfmdDL`
+    ):
+        super().__init__(dataset, **kwargs)
+        self.wgts,self.groups = wgts,None if groups is None else pd.factorize(np.asarray(groups))[0]
+        self.fetch = getattr(dataset, 'fetch', None) or block_fetch(dataset, self.after_item)
+    def get_idxs(self):
+        if not self.shuffle or (self.wgts is None and self.groups is None): return super().get_idxs()
+        rng = np.random.default_rng(self.rng.randrange(2**32))
+        if self.wgts is not None: return rng.choice(self.n, self.n, p=np.asarray(self.wgts)/np.sum(self.wgts)).tolist()
+        return np.argsort(rng.permutation(self.groups.max()+1)[self.groups], kind='stable').tolist()
+    def create_batches(self, samps):
+        if self.fetch is None: yield from super().create_batches(samps)
+        else: yield from ahead(self.fetch, self.chunkify(samps))
+    def do_item(self, s): return super().do_item(s) if self.fetch is None else self.dataset[s or 0]
+
+# %% ../nbs/08_data.ipynb #eb6afb49
+class ReadSlice(Transform):
+    "The slice of a file, in HU"
+    def __init__(self, size): self.size = size
+    def encodes(self, fn): return CTSlice.create(fn, self.size)
+
 class CTBatch(Transform):
-    "`windows.CTTransform` on each batch of `CTSlice`, in training mode for the training set alone, and not when `still`"
+    "HU and `windows.CTTransform` on each batch, in training mode for the training set alone, and not when `still`"
     order = 10
     def __init__(self, chain, item_size=None, fitted=False): self.chain,self.item_size,self.fitted,self.still = chain,item_size,fitted,False
     def __call__(self, b, split_idx=None, **kwargs):
         self.chain.train(split_idx == 0 and not self.still)
         return super().__call__(b, split_idx=split_idx, **kwargs)
-    def encodes(self, x:CTSlice):
-        with torch.no_grad(): return CTImage(self.chain.to(x.device)(x.as_subclass(torch.Tensor), self.fitted))
+    def _chained(self, hu):
+        with torch.no_grad(): return CTImage(self.chain.to(hu.device)(hu, self.fitted))
+    def encodes(self, x:CTSlice): return self._chained(x.as_subclass(torch.Tensor))
+    def encodes(self, x:StoredSlices): return self._chained(x.to_hu(x.as_subclass(torch.Tensor)))
     def decodes(self, x:CTImage):
         mean,std = [x.new_tensor(v if v is not None else d).reshape(-1, 1, 1) for v,d in ((self.chain.config['mean'], 0.), (self.chain.config['std'], 1.))]
         return CTImage((x*std + mean).clamp(0, 1))
@@ -144,17 +214,48 @@ def CTBlock(
 ):
     "A fastai block for head-CT slices from files"
     chain = chain if isinstance(chain, CTTransform) else CTTransform(**(chain or {}))
-    return TransformBlock(type_tfms=partial(CTSlice.create, size=size), batch_tfms=CTBatch(chain, size))
+    return TransformBlock(type_tfms=ReadSlice(size), batch_tfms=CTBatch(chain, size), dl_type=SliceDL)
 
 def LabelBlock():
     "A fastai block for the six labels, unknown ones included"
     return TransformBlock(type_tfms=ToLabels())
 
-# %% ../nbs/08_data.ipynb #885b1945
+# %% ../nbs/08_data.ipynb #f20b4352
 def get_file(row): return row.file if isinstance(row, pd.Series) else row
 def get_labels(row): return row[list(LABELS)].to_numpy(np.float32) if isinstance(row, pd.Series) else [np.nan]*len(LABELS)
 
-# %% ../nbs/08_data.ipynb #01c228ca
+def _getters(tl): return [getattr(f, '_fn', None) or f for f in tl.tfms.fs[:-1]]
+
+def _file_table(items, getters):
+    "The header table of what `getters` make of `items`"
+    if isinstance(items, pd.DataFrame) and getters == [get_file] and 'pixel_offset' in items: return items
+    each = items.iloc if isinstance(items, pd.DataFrame) else items
+    return scan_paths([compose(*getters)(each[i]) for i in range(len(items))])
+
+def block_fetch(
+    dsets, # fastai's `Datasets`
+    after_item, # its item transforms
+): # a function of row numbers that gives a batch; None where items are needed
+    "What fetches whole batches for a `DataBlock` of `CTBlock` and, if there are labels, `LabelBlock`"
+    tls = getattr(dsets, 'tls', [])
+    if not 1 <= len(tls) <= 2 or not isinstance(tls[0].tfms.fs[-1], ReadSlice) or {type(o) for o in after_item.fs} - {ToTensor}: return None
+    if len(tls) == 2 and not isinstance(tls[1].tfms.fs[-1], ToLabels): return None
+    return _BlockFetch(tls)
+
+class _BlockFetch:
+    def __init__(self, tls): self.tls,self.made = tls,None
+    def _labelled(self):
+        items,size = self.tls[0].items,self.tls[0].tfms.fs[-1].size
+        source = FileSlices(_file_table(items, _getters(self.tls[0])), size)
+        if len(self.tls) == 1: return source
+        if isinstance(items, pd.DataFrame) and _getters(self.tls[1]) == [get_labels]: y = items[list(LABELS)].to_numpy(np.float32)
+        else: y = np.stack([np.asarray(o) for o in self.tls[1]])
+        return Labelled(source, y)
+    def __call__(self, idxs):
+        self.made = self.made or self._labelled()
+        return self.made.fetch(idxs) if len(self.tls) == 2 else self.made.fetch(idxs)[:1]
+
+# %% ../nbs/08_data.ipynb #5f02fe4e
 def balanced_weights(
     df:pd.DataFrame, # a slice table with labels
     share:float=.5, # of slices with any haemorrhage in what is drawn
@@ -168,57 +269,36 @@ def balanced_weights(
 class ICHDataLoaders(DataLoaders):
     "fastai `DataLoaders` over head-CT slices"
     @classmethod
-    def from_table(cls, df, size=256, chain=None, n_folds=5, fold=0, seed=0, bs=64, balance=None, num_workers=0, device=None, splitter=None):
-        "From a slice table with labels, split by patient; see `CTBlock` and `PatientSplitter` for the arguments"
-        block = DataBlock((CTBlock(size, chain), LabelBlock), get_x=get_file, get_y=get_labels,
-            splitter=splitter or PatientSplitter(n_folds, fold, seed))
-        kwargs = dict(bs=bs, num_workers=num_workers, device=device)
-        return block.dataloaders(df, **kwargs) if balance is None else block.weighted_dataloaders(df, balanced_weights(df, balance), **kwargs)
-
-# %% ../nbs/08_data.ipynb #cc0280ff
-class StoreSlices:
-    "The slices of a store with their labels, fetched a batch at a time"
-    n_inp = 1
-    def __init__(self, store, items, split_idx):
-        self.store,self.items,self.split_idx = store,items.reset_index(drop=True),split_idx
-        self.rows,self.y = items.row.to_numpy(np.int64),items[list(LABELS)].to_numpy(np.float32)
-    def __len__(self): return len(self.rows)
-    def fetch(self, idxs): return CTSlice(torch.from_numpy(self.store.pixels[self.rows[idxs]])[:,None]), LabelTensor(torch.from_numpy(self.y[idxs]))
-    def __getitem__(self, i): return tuple(o[0] for o in self.fetch([i]))
-    def decode(self, o, full=True): return o[0], ToLabels().decode(o[1])
-
-class StoreDL(TfmdDL):
-    "A fastai `DataLoader` that fetches whole batches; `wgts` are sampling weights for training"
-    def __init__(self, dataset, wgts=None, **kwargs):
-        self.wgts = wgts
-        super().__init__(dataset, **kwargs)
-    def get_idxs(self): return super().get_idxs() if self.wgts is None or not self.shuffle else np.random.choice(self.n, self.n, p=self.wgts).tolist()
-    def create_batches(self, samps): yield from map(self.dataset.fetch, self.chunkify(samps))
-    def do_item(self, s): return self.dataset[s or 0]
-
-# %% ../nbs/08_data.ipynb #3ec8572e
-@patch(cls_method=True)
-def from_store(
-    cls:ICHDataLoaders,
-    store:Store, # from `store.prepare`
-    df, # a table with `row`, `patient` and labels, such as `store.index` joined with labels
-    chain=None, # arguments of `CTTransform` but for `crop`, which is the store's
-    n_folds=5, fold=0, seed=0, # the patient split
-    bs=64, # batch size
-    balance=None, # share of haemorrhage among what is drawn; as it is when None
-    num_workers=0, device=None, splitter=None,
-):
-    "Batches from a prepared store, split by patient"
-    df = df[df.row.notna()].reset_index(drop=True)
-    tfm = CTBatch(CTTransform(**(chain or {}) | dict(crop=store.settings['crop'])), store.settings['read_size'], fitted=True)
-    if tfm.chain.size is None: tfm.chain.size = store.settings['size']
-    dls = []
-    for i,idx in enumerate((splitter or PatientSplitter(n_folds, fold, seed))(df)):
-        part = df.iloc[idx]
-        wgts = balanced_weights(part, balance) if balance is not None and i == 0 else None
-        kwargs = dict(bs=bs, shuffle=i == 0, drop_last=i == 0, num_workers=num_workers, device=device)
-        dls.append(StoreDL(StoreSlices(store, part, i), wgts, after_batch=[tfm], **kwargs))
-    return cls(*dls, device=device or default_device())
+    def of(cls,
+        source, # a function from a part of `df` to its `FileSlices` or `StoreSlices`
+        df:pd.DataFrame, # a slice table with labels
+        tfm:CTBatch, # for its batches
+        n_folds=5, fold=0, seed=0, # the patient split
+        bs=64, # batch size
+        balance=None, # share of haemorrhage among what is drawn in training; as it is when None
+        by=None, # a column, such as 'study', whose slices stay together in training
+        num_workers=0, device=None, splitter=None,
+    ):
+        "Training and validation batches, split by patient"
+        dls = []
+        for i,idx in enumerate((splitter or PatientSplitter(n_folds, fold, seed))(df)):
+            part = df.iloc[idx].reset_index(drop=True)
+            part.attrs = df.attrs
+            draw = {} if i else dict(wgts=None if balance is None else balanced_weights(part, balance), groups=None if by is None else part[by])
+            kwargs = dict(bs=bs, shuffle=i == 0, drop_last=i == 0, num_workers=num_workers, device=device)
+            dls.append(SliceDL(Labelled(source(part), part[list(LABELS)], i, part), after_batch=[tfm], **draw, **kwargs))
+        return cls(*dls, device=device or default_device())
+    @classmethod
+    def from_table(cls, df, size=256, chain=None, **kwargs):
+        "From the files of a slice table with labels; see `CTBlock` and `ICHDataLoaders.of` for the arguments"
+        chain = chain if isinstance(chain, CTTransform) else CTTransform(**(chain or {}))
+        return cls.of(partial(FileSlices, size=size), df, CTBatch(chain, size), **kwargs)
+    @classmethod
+    def from_store(cls, store, df, chain=None, **kwargs):
+        "From a prepared store and its index joined with labels; `chain` is a dict without `crop`, which is the store's"
+        tfm = CTBatch(CTTransform(**(chain or {}) | dict(crop=store.settings['crop'])), store.settings['read_size'], fitted=True)
+        if tfm.chain.size is None: tfm.chain.size = store.settings['size']
+        return cls.of(lambda part: StoreSlices(store, part.row), df[df.row.notna()].reset_index(drop=True), tfm, **kwargs)
 
 # %% ../nbs/08_data.ipynb #346d9f26
 @dispatch

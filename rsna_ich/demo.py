@@ -5,21 +5,21 @@
 # %% auto #0
 __all__ = ['demo_data', 'run_demo']
 
-# %% ../nbs/16_demo.ipynb #290c5be2
+# %% ../nbs/16_demo.ipynb #509ac9df
 import time
 from pathlib import Path
 import pandas as pd
 from .core import DataError, write_whole
 from .data import slice_table
 from .evaluate import evaluate
-from .headers import save_headers, scan_files
+from .headers import save_headers, scan_paths
 from .infer import predict
 from .labels import read_labels, save_predictions, to_long, write_submission
 from .learner import load_model, train_model
 from .phantom import write_phantom
 from .store import prepare
 
-# %% ../nbs/16_demo.ipynb #6373f9fc
+# %% ../nbs/16_demo.ipynb #2fe105db
 def demo_data(
     out, # a folder
     studies:int, # to train on
@@ -32,7 +32,7 @@ def demo_data(
     out = Path(out)
     for name,n,s in (('train', studies, 2*seed), ('test', test_studies, 2*seed+1)): write_phantom(out/name, studies=n, size=size, seed=s, workers=workers)
     files = [p for name in ('train', 'test') for p in sorted((out/name/'dicom').iterdir())]
-    headers = scan_files(files, out)
+    headers = scan_paths(files, out)
     sample = to_long(read_labels(out/'test'/'labels.csv')).assign(Label=.5)
     with write_whole(out/'sample_submission.csv') as tmp: sample.to_csv(tmp, index=False)
     save_headers(headers, out/'headers.parquet')

@@ -6,7 +6,7 @@
 __all__ = ['REPORT_WINDOWS', 'join_labels', 'score', 'labelled', 'seen_patients', 'pick_slices', 'slice_image', 'figure_image',
            'report_html', 'evaluate']
 
-# %% ../nbs/13_evaluate.ipynb #e2c0f42f
+# %% ../nbs/13_evaluate.ipynb #a97c2939
 import base64, html, io, json
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -16,7 +16,7 @@ from .infer import RESEARCH_ONLY
 from .labels import _some
 from .learner import patient_hash
 from .metrics import label_metrics, plot_pr, plot_roc, summarise
-from .store import read_slice
+from .pixels import read_slice
 
 # %% ../nbs/13_evaluate.ipynb #64af7916
 def join_labels(

@@ -10,12 +10,18 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from .core import LABELS, LabelError, SUBTYPES, write_whole
 
-# %% ../nbs/03_labels.ipynb #f9698a77
+# %% ../nbs/03_labels.ipynb #acb95063
+def _arrow(path, **types):
+    from pyarrow import csv, string
+    return csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=dict(ID=string(), **types), strings_can_be_null=True))
+
 def _read_csv(path):
-    from pyarrow import csv as pacsv, ArrowInvalid, string
+    from pyarrow import ArrowInvalid, int8
     path = Path(path)
     if not path.is_file(): raise LabelError(f'{path.name}: no such label file')
-    try: return pacsv.read_csv(path, convert_options=pacsv.ConvertOptions(column_types={'ID': string()}, strings_can_be_null=True))
+    try:
+        try: return _arrow(path, Label=int8())
+        except ArrowInvalid: return _arrow(path)
     except (ArrowInvalid, UnicodeDecodeError) as e: raise LabelError(f'{path.name}: not a CSV file that can be read as labels') from e
 
 def _values01(arr, path, name):
@@ -26,16 +32,17 @@ def _values01(arr, path, name):
     if n: raise LabelError(f'{path}: {n} values of {name} are neither 0, 1 nor blank')
     return v
 
-# %% ../nbs/03_labels.ipynb #20991a58
+# %% ../nbs/03_labels.ipynb #a0f4b167
 def _some(ids, n=5):
     ids = list(map(str, ids))
     return ', '.join(ids[:n]) + (f' and {len(ids)-n} more' if len(ids) > n else '')
 
 def _repeats(ids):
     "The unique `ids`, which rows are repeats, and where in the unique ones each repeat belongs"
-    ids = pd.Index(ids.to_pandas())
-    again = ids.duplicated()
-    return ids[~again], again, ids[~again].get_indexer(ids[again]) if again.any() else []
+    coded = ids.dictionary_encode() # numbers the ids as they first appear
+    code = coded.indices.to_numpy()
+    again = code <= np.maximum.accumulate(np.r_[-1, code[:-1]])
+    return pd.Index(coded.dictionary.cast('string').to_pandas(), dtype='string'), again, code[again]
 
 def _once(ids, vals, again, first, path):
     "`vals` without repeats; a `LabelError` where a repeat disagrees"
@@ -44,18 +51,45 @@ def _once(ids, vals, again, first, path):
     if differ.any(): raise LabelError(f'{path}: the label is given twice, with different values, for {_some(ids[first][differ].unique())}; correct the file')
     return once
 
-# %% ../nbs/03_labels.ipynb #d3e780df
-def _from_long(t, path):
+# %% ../nbs/03_labels.ipynb #7261356a
+def _cut(ids, label):
+    "`ids` without the ending `_label`, as bytes, which Arrow cuts faster than characters"
     import pyarrow.compute as pc
-    ids,cols,n,repeats,last = t['ID'].combine_chunks(),{},0,0,None
-    for l in LABELS:
-        rows = pc.ends_with(ids, f'_{l}')
-        own = pc.utf8_slice_codeunits(ids.filter(rows), 0, -len(l)-1)
+    return pc.binary_slice(ids.cast('binary'), 0, -len(label)-1)
+
+def _sixes(ids, block=6*2**14):
+    "The images of a long file with six lines together for each, and the one order of their labels; None for any other file"
+    import pyarrow as pa, pyarrow.compute as pc
+    order,sops = [i.rpartition('_')[2] for i in ids[:6].to_pylist()],[]
+    if sorted(order) != sorted(LABELS): return None
+    for start in range(0, len(ids), block):
+        part = ids[start:start+block].combine_chunks()
+        cols = [(part[i::6], l) for i,l in enumerate(order)]
+        if not all(pc.all(pc.ends_with(c, f'_{l}')).as_py() for c,l in cols): return None
+        sop,*rest = [_cut(*c) for c in cols]
+        if not all(sop.equals(o) for o in rest): return None
+        sops.append(sop)
+    return pa.concat_arrays(sops), order
+
+# %% ../nbs/03_labels.ipynb #599fda4e
+def _by_label(t):
+    "For each label its ids, without the ending, and their values"
+    import pyarrow.compute as pc
+    if six := _sixes(t['ID']): yield from ((l, six[0], t['Label'][six[1].index(l)::6]) for l in LABELS)
+    else:
+        ids = t['ID'].combine_chunks()
+        for l in LABELS:
+            rows = pc.ends_with(ids, f'_{l}')
+            yield l, _cut(ids.filter(rows), l), t['Label'].filter(rows)
+
+def _from_long(t, path):
+    cols,n,repeats,last = {},0,0,None
+    for l,own,labels in _by_label(t):
         if last is None or not own.equals(last): idx,last = _repeats(own),own
-        vals = _values01(t['Label'].filter(rows), path, l)
+        vals = _values01(labels, path, l)
         cols[l] = pd.Series(_once(idx[0], vals, *idx[1:], f'{path}, {l}'), idx[0])
         n,repeats = n + len(own),repeats + len(idx[2])
-    if n < len(ids): _unknown(ids, path)
+    if n < len(t): _unknown(t['ID'], path)
     return pd.concat(cols, axis=1).rename_axis('sop').reset_index(), repeats
 
 def _unknown(ids, path):
@@ -63,12 +97,12 @@ def _unknown(ids, path):
     odd = s[~s.fillna('').str.contains('_(?:' + '|'.join(LABELS) + ')$')]
     raise LabelError(f"{path}: {len(odd)} ids end in no known label ({_some(odd.unique())}); the labels are {', '.join(LABELS)}")
 
-# %% ../nbs/03_labels.ipynb #bbe9f9bd
+# %% ../nbs/03_labels.ipynb #9acc94b2
 def _from_wide(t, path):
     names = [c for c in t.column_names if c not in ('ID', 'patient', 'source', 'split')]
     odd = [c for c in names if c not in LABELS]
     if odd or not names: raise LabelError(f"{path}: unknown label columns {_some(odd) or '(none at all)'}; the labels are {', '.join(LABELS)}")
-    idx,again,first = _repeats(t['ID'])
+    idx,again,first = _repeats(t['ID'].combine_chunks())
     vals = {l:_values01(t[l], path, l) if l in names else np.full(len(t), np.nan, np.float32) for l in LABELS}
     return pd.DataFrame(dict(sop=idx, **{l:_once(idx, v, again, first, f'{path}, {l}') for l,v in vals.items()})), len(first)*len(names)
 
@@ -81,7 +115,6 @@ def read_labels(
     if 'ID' not in t.column_names: raise LabelError(f"{path}: no column 'ID'; its columns are {_some(t.column_names)}")
     if t['ID'].null_count: raise LabelError(f"{path}: {t['ID'].null_count} lines have no ID")
     df,repeats = (_from_long if 'Label' in t.column_names else _from_wide)(t, path)
-    df['sop'] = df['sop'].astype('string')
     df.attrs['repeats'] = repeats
     return df
 

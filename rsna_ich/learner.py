@@ -6,7 +6,7 @@
 __all__ = ['HU_RULES', 'ICHLearner', 'set_chain', 'check_arch', 'build_model', 'check_size', 'ich_learner', 'ProgressiveSize',
            'Views', 'fingerprint', 'patient_hash', 'load_model', 'EpochLines', 'plain_logs', 'train_model']
 
-# %% ../nbs/10_learner.ipynb #223ed12b
+# %% ../nbs/10_learner.ipynb #3ce04162
 import difflib, hashlib, json, socket, sys, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 import rsna_ich
 from .core import DataError, LABELS, MAX_SIDE, ModelError, write_whole
-from .data import CTBatch, CTBlock, ICHDataLoaders, LabelBlock, PatientSplitter, correct_prior, get_file, get_labels, sampled_split
+from .data import CTBatch, CTBlock, ICHDataLoaders, LabelBlock, PatientSplitter, SliceDL, correct_prior, get_file, get_labels, sampled_split
 from .metrics import WeightedLogLoss, ich_metrics, summarise
 from .store import Store
 from .windows import CTTransform, WINDOWS
@@ -243,13 +243,13 @@ def _weights(folder, sha, model):
     if odd: raise ModelError(f'{name}: {len(odd)} weights don\'t fit the architecture, such as {sorted(odd)[0]}')
     model.load_state_dict(weights)
 
-# %% ../nbs/10_learner.ipynb #9b524dd4
+# %% ../nbs/10_learner.ipynb #2d65ab89
 def _no_data(size, chain):
     "`DataLoaders` without items, for a learner that only predicts"
     empty = pd.DataFrame(columns=['sop', 'patient', 'file', *LABELS])
     tfms = [[get_file, *CTBlock(size, chain).type_tfms], [get_labels, *LabelBlock().type_tfms]]
     ds = Datasets(empty, tfms=tfms, splits=[[], []], do_setup=False)
-    dls = [TfmdDL(ds.subset(i), num_workers=0, after_batch=[CTBatch(chain, size)], do_setup=False) for i in range(2)]
+    dls = [SliceDL(ds.subset(i), num_workers=0, after_batch=[CTBatch(chain, size)], do_setup=False) for i in range(2)]
     return DataLoaders(*dls, device=default_device())
 
 def load_model(

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['GRID_MM', 'SLICE_MM', 'KERNEL', 'PREVALENCE', 'MIN_AREA', 'Phantom', 'CODINGS', 'BROKEN_CODINGS', 'MAX_SEED',
-           'MAX_STUDIES', 'phantom_study', 'phantom_montage', 'phantom_volumes', 'write_dicom', 'write_phantom']
+           'MAX_STUDIES', 'phantom_study', 'phantom_montage', 'phantom_volumes', 'write_dicom', 'write_phantom',
+           'write_headers_like']
 
-# %% ../nbs/04_phantom.ipynb #f814d991
-import hashlib
+# %% ../nbs/04_phantom.ipynb #9c034259
+import hashlib, os, struct
 from collections import namedtuple
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import NormalDist
+from tempfile import TemporaryDirectory
 from types import MappingProxyType, SimpleNamespace
 
 # %% ../nbs/04_phantom.ipynb #3b09c5c8
@@ -775,17 +777,12 @@ def _header(hu, coding, spacing, sop, tags):
         Rows=hu.shape[0], Columns=hu.shape[1], PixelSpacing=[f'{spacing:.6f}']*2, BitsAllocated=16, BitsStored=bits, HighBit=bits-1, PixelRepresentation=signed,
         WindowCenter=['00040']*2 if two else '30', WindowWidth=['00080']*2 if two else '80', RescaleIntercept=str(intercept), RescaleSlope='1') | tags
 
-# %% ../nbs/04_phantom.ipynb #bc94bb82
+# %% ../nbs/04_phantom.ipynb #ceeb58aa
 def _meta(sop, implicit):
-    "File meta information for the slice called `sop`"
-    from pydicom.dataset import FileMetaDataset
+    "File meta information for the slice called `sop`, as a dict of keywords"
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-    m = FileMetaDataset()
-    m.MediaStorageSOPClassUID = CTImageStorage
-    m.MediaStorageSOPInstanceUID = f'2.25.{int(hashlib.sha256(sop.encode()).hexdigest()[:30], 16)}'
-    m.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-    m.ImplementationClassUID,m.ImplementationVersionName = '2.25.2019', 'RSNA_ICH'
-    return m
+    return dict(MediaStorageSOPClassUID=CTImageStorage, MediaStorageSOPInstanceUID=f'2.25.{int(hashlib.sha256(sop.encode()).hexdigest()[:30], 16)}',
+        TransferSyntaxUID=ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian, ImplementationClassUID='2.25.2019', ImplementationVersionName='RSNA_ICH')
 
 # %% ../nbs/04_phantom.ipynb #84d242a6
 @cache
@@ -794,7 +791,7 @@ def _outside(shape):
     y,x = np.ogrid[-1:1:shape[0]*1j, -1:1:shape[1]*1j]
     return x*x+y*y > 1
 
-# %% ../nbs/04_phantom.ipynb #7c9bce2d
+# %% ../nbs/04_phantom.ipynb #2948d694
 def write_dicom(
     path, # file to write; its stem becomes the SOPInstanceUID unless `tags` gives one
     hu, # int [H,W] Hounsfield units
@@ -805,18 +802,18 @@ def write_dicom(
     **tags, # other elements by keyword
 )->Path: # the file
     "Write one CT slice as DICOM; values that `coding` can't hold are clipped"
-    from pydicom.dataset import Dataset
+    from pydicom.dataset import Dataset, FileMetaDataset
     path,hu,coding = Path(path), np.asarray(hu), tuple(coding)
     if coding not in CODINGS: raise DataError(f"no coding is {coding}; choose from {', '.join(map(str, CODINGS))}")
     if hu.ndim != 2 or hu.dtype.kind not in 'iu': raise DataError(f"a slice is a 2-D array of whole HU, got {hu.dtype} {hu.shape}")
     px = _store(hu, coding)
     if padding is not None: px[_outside(hu.shape)] = padding
     with _quiet():
-        ds = Dataset()
+        ds,ds.file_meta = Dataset(),FileMetaDataset()
         for k,v in _header(hu, coding, spacing, path.stem, tags).items(): setattr(ds, k, v)
+        for k,v in _meta(str(ds.SOPInstanceUID), implicit).items(): setattr(ds.file_meta, k, v)
         ds.PixelData = px.tobytes()
         ds['PixelData'].VR = 'OW'
-        ds.file_meta = _meta(str(ds.SOPInstanceUID), implicit)
         ds.save_as(path, enforce_file_format=True)
     return path
 
@@ -870,12 +867,15 @@ def _write_study(out, ph, ids, manner, seed, study):
     np.savez_compressed(out/'masks'/f"{ids['study']}.npz", mask=ph.mask[hit], sop=np.array([r['sop'] for r in rows])[hit])
     return rows
 
-# %% ../nbs/04_phantom.ipynb #a4c1803c
+# %% ../nbs/04_phantom.ipynb #76179c69
+def _check_free(out):
+    if (out/'dicom').exists(): raise DataError(f"{out} already holds a dicom folder; choose another folder or remove it")
+
 def _new_folder(out, studies, seed):
     "Make the folders under `out`, or say why not"
     if not 1 <= studies <= MAX_STUDIES: raise DataError(f"studies is 1 to {MAX_STUDIES}, got {studies}")
     if not 0 <= seed <= MAX_SEED: raise DataError(f"seed is 0 to {MAX_SEED}, got {seed}")
-    if (out/'dicom').exists(): raise DataError(f"{out} already holds a dicom folder; choose another folder or remove it")
+    _check_free(out)
     for d in ('dicom', 'masks'): (out/d).mkdir(parents=True, exist_ok=True)
 
 # %% ../nbs/04_phantom.ipynb #dba68dea
@@ -913,3 +913,124 @@ def write_phantom(
     with write_whole(out/'volumes.csv') as tmp: pd.DataFrame([v for _,v in done]).to_csv(tmp, index=False)
     write_labels(df, out/'labels.csv')
     return df
+
+# %% ../nbs/04_phantom.ipynb #88c3dbab
+@cache
+def _tag(keyword):
+    "The four bytes of an element's tag, and its VR"
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+    return struct.pack('<HH', *divmod(tag_for_keyword(keyword), 1<<16)), dictionary_VR(keyword).encode()
+
+def _element(
+    keyword:str, # of an element with a short length: text, UI or US
+    value, # a text as it stands, or a number for US
+    implicit:bool, # without its VR
+)->bytes:
+    "One element in little endian"
+    tag,vr = _tag(keyword)
+    raw = value.encode() if isinstance(value, str) else struct.pack('<H', value)
+    if len(raw)%2: raw += b'\0' if vr==b'UI' else b' '
+    return tag + (struct.pack('<I', len(raw)) if implicit else vr+struct.pack('<H', len(raw))) + raw
+
+# %% ../nbs/04_phantom.ipynb #9c2e32c1
+def _meta_bytes(sop, implicit):
+    "What stands before the data set: an empty preamble, the mark, and the file meta information"
+    meta = b''.join(_element(k, v, False) for k,v in _meta(sop, implicit).items())
+    if not implicit:
+        meta = b'\2\0\1\0OB\0\0\2\0\0\0\0\1' + meta
+        meta = b'\2\0\0\0UL\4\0' + struct.pack('<I', len(meta)) + meta
+    return bytes(128) + b'DICM' + meta
+
+def _data_bytes(
+    values:dict, # all elements but the pixels, in the order of their tags
+    implicit:bool, # implicit VR little endian instead of explicit
+    n_pixel_bytes:int, # that are to follow
+)->bytes:
+    "The data set as far as the first pixel"
+    return b''.join(_element(k, v, implicit) for k,v in values.items()) + b'\xe0\x7f\x10\0' + (b'' if implicit else b'OW\0\0') + struct.pack('<I', n_pixel_bytes)
+
+# %% ../nbs/04_phantom.ipynb #53f9242d
+def _read_table(
+    path, # of a CSV file, compressed or not
+    limit:int=None, # only so many rows
+): # DataFrame of texts, '' where a cell is blank
+    "A table as text; a `DataError` when it isn't one"
+    import pandas as pd
+    path = Path(path)
+    if limit is not None and limit < 1: raise DataError(f"limit is 1 or more, got {limit}")
+    if not path.is_file(): raise DataError(f"{path.name}: no such table of header values")
+    try: df = pd.read_csv(path, dtype=str, keep_default_na=False, nrows=limit, index_col=False).fillna('')
+    except Exception as e: raise DataError(f"{path.name}: not a CSV file that can be read") from e
+    if not len(df): raise DataError(f"{path.name}: the table has no rows")
+    return df
+
+def _refuse(bad, name, keyword, why):
+    "A `DataError` for the first row of the table `name` where `bad`"
+    if bad.any(): raise DataError(f"{name}: {keyword} of row {bad.argmax()+1} {why}; correct the table")
+
+# %% ../nbs/04_phantom.ipynb #c65a84d7
+def _column(text, keyword, name):
+    "A column of texts as `_element` takes its values"
+    import pandas as pd
+    vr,given = _tag(keyword)[1],text != ''
+    _refuse(text.str.len() > 1024, name, keyword, 'is longer than 1024 characters')
+    if vr == b'DS': return text.str.replace(r"[\[\]'\s]", '', regex=True).str.replace(',', '\\')
+    if vr != b'US': return text
+    n = pd.to_numeric(text, errors='coerce')
+    _refuse(given & ~(n.between(0, 65535) & (n%1 == 0)), name, keyword, 'is no whole number from 0 to 65535')
+    return n.astype('Int64').astype(object).where(given, '')
+
+def _header_table(text, need, name):
+    "The columns `need` of a table called `name`, ready to be written"
+    import pandas as pd
+    lost = [c for c in need if c not in text]
+    if lost: raise DataError(f"{name}: no column {', '.join(lost[:5])}; the header values needed are {', '.join(need)}")
+    df = pd.DataFrame({c:_column(text[c], c, name) for c in need})
+    _refuse(~df.BitsAllocated.isin([16, '']), name, 'BitsAllocated', 'is not 16, as the pixels written are')
+    _refuse(~df.SOPInstanceUID.str.fullmatch('[A-Za-z0-9_.-]{1,64}'), name, 'SOPInstanceUID', "can't name a file; 1 to 64 letters, digits, '_', '.' and '-' can")
+    _refuse(df.SOPInstanceUID.duplicated(), name, 'SOPInstanceUID', 'is that of an earlier row')
+    return df
+
+# %% ../nbs/04_phantom.ipynb #9b2fab67
+def _implicit(sop)->bool:
+    "Whether the slice called `sop` is written in implicit VR little endian"
+    return hashlib.sha256(sop.encode()).digest()[-1] < 63  # of 256, as 82 of 333
+
+def _write_like(
+    folder, # to write to
+    values:dict, # the header, in the order of its tags
+    pixels:bytes, # the same for all files
+    sparse:bool, # leave the pixels out, at full length
+):
+    "Write one file of a table, named by its SOPInstanceUID"
+    sop = values['SOPInstanceUID']
+    implicit = _implicit(sop)
+    head = _meta_bytes(sop, implicit) + _data_bytes(values, implicit, len(pixels))
+    with open(f'{folder}/{sop}.dcm', 'wb') as f:
+        f.write(head)
+        if sparse: f.truncate(len(head)+len(pixels))
+        else: f.write(pixels)
+
+# %% ../nbs/04_phantom.ipynb #95546b7a
+def write_headers_like(
+    out, # folder to fill; it must not hold a `dicom` folder yet
+    table, # CSV file of header values, one row a file and DICOM's keywords as columns; Rows and Columns are not used
+    size:int=512, # pixels a side, 64 to 1024
+    limit:int=None, # write the first rows only
+    sparse:bool=False, # pixels are holes in the file: they read as zeros and take no disk
+): # DataFrame, one row a slice: `sop, patient, study, series, path`
+    "Write a DICOM file for each row of `table`, with its header values and the same pixels in all"
+    _check(size, None, (), None, 0)
+    out,text = Path(out), _read_table(table, limit)
+    px = _store(np.where(_outside((size,size)), -1000, 36), (12,0,-1024))
+    head = _header(px, (12,0,-1024), 1, '', {})  # gives the order of the elements and the size
+    df = _header_table(text, [c for c in head if c not in ('Rows', 'Columns')], Path(table).name)
+    _check_free(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix='.dicom-', dir=out) as d:
+        folder,pixels = Path(d)/'dicom', px.tobytes()
+        folder.mkdir()
+        for row in progress(df.to_dict('records'), 'writing'): _write_like(folder, head | row, pixels, sparse)
+        os.rename(folder, out/'dicom')
+    df = df[['SOPInstanceUID', 'PatientID', 'StudyInstanceUID', 'SeriesInstanceUID']].set_axis(['sop', 'patient', 'study', 'series'], axis=1)
+    return df.assign(path='dicom/' + df.sop + '.dcm')

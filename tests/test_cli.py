@@ -1,6 +1,6 @@
 "The command line as a user meets it: one line and exit code 1 for a mistake, nothing half written"
 import json, os, subprocess, sys
-import pandas as pd, pytest
+import numpy as np, pandas as pd, pytest
 from typer.testing import CliRunner
 from rsna_ich.cli import app, main
 from rsna_ich.core import LABELS
@@ -33,6 +33,14 @@ def test_predict_evaluate_submit(session, tmp_path):
     assert sorted(o.name for o in (tmp_path/'e').iterdir()) == ['metrics.json', 'predictions.csv', 'report.html']
     assert json.loads((tmp_path/'e'/'metrics.json').read_text())['n_training_patients'] == 3 and 'flatter it' in (tmp_path/'e'/'report.html').read_text()
 
+def test_files_like_a_table(tmp_path):
+    from rsna_ich.phantom import _header
+    pd.DataFrame([_header(np.zeros((1,1)), (12,0,-1024), .5, f'ID_{i}', {}) for i in range(3)]).to_csv(tmp_path/'t.csv', index=False)
+    _,err = run('phantom', tmp_path/'x', '--headers-like', tmp_path/'t.csv', '--limit', 2, '--sparse', '--size', 64)
+    assert '2 slices of 1 studies' in err
+    _,err = run('scan', tmp_path/'x', '--out', tmp_path/'h.parquet')
+    assert "2 files, 1 patients" in err and "can't be used" not in err
+
 def test_one_file_is_answered_on_the_screen(session, tmp_path):
     f = sorted((session/'ph'/'dicom').iterdir())[0]
     out,_ = run('predict', f, '--model', session/'model', '--out', tmp_path/'p.csv')
@@ -57,6 +65,10 @@ def errors(session, tmp_path):
         (('predict', tmp_path/'empty', '--model', model, *out), 'holds no files'), (('evaluate', model, headers, '--labels', tmp_path/'other.csv', *out), 'no file has a label'),
         (('submit', tmp_path/'p.csv', '--sample', tmp_path/'sample.csv', *out), 'have no prediction: ID_x_any'), (('submit', tmp_path/'other.csv', '--sample', tmp_path/'sample.csv', *out), 'not a prediction table'),
         (('submit', tmp_path/'p.csv', '--sample', tmp_path/'none.csv', *out), 'none.csv: no such'), (('phantom', ph, '--studies', 1), ''), (('phantom', tmp_path/'x', '--size', 5), ''),
+        (('phantom', tmp_path/'out', '--headers-like', tmp_path/'other.csv'), 'other.csv: no column SOPInstanceUID'), (('phantom', tmp_path/'out', '--headers-like', tmp_path/'none.csv'), 'none.csv: no such table'),
+        (('phantom', tmp_path/'out', '--headers-like', tmp_path/'other.csv', '--studies', 10), '--studies has no meaning with --headers-like'),
+        (('phantom', tmp_path/'out', '--headers-like', tmp_path/'other.csv', '--seed', 0), '--seed has no meaning'), (('phantom', tmp_path/'out', '--sparse'), '--sparse needs --headers-like'),
+        (('phantom', tmp_path/'out', '--limit', 5), '--limit needs --headers-like'), (('phantom', tmp_path/'out', '--headers-like', tmp_path/'other.csv', '--limit', 0), 'limit is 1 or more'),
         (('demo', '--out', ph), 'not empty'), (('demo', '--studies', 2, *out), '3 or more'), (('scan', ph/'dicom', '--out', ph), ''),
         (('train', headers, '--labels', ph/'labels.csv', '--folds', 1, *out), '2 or more'), (('train', headers, '--labels', ph/'labels.csv', '--lr', -1, *out), '--lr')]
 

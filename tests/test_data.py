@@ -2,12 +2,12 @@
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from rsna_ich.core import LABELS, DataError
-from rsna_ich.data import ICHDataLoaders, PatientSplitter, balanced_weights, patient_folds, slice_table
-from rsna_ich.dicom import broken_coding, to_hu
+from rsna_ich.data import (CTBlock, ICHDataLoaders, LabelBlock, PatientSplitter, balanced_weights, get_file, get_labels, patient_folds,
+    slice_table)
+from rsna_ich.dicom import get_dicom_files
 from rsna_ich.headers import scan
 from rsna_ich.labels import read_labels
-from rsna_ich.store import read_slice
-from rsna_ich.windows import ToHU
+from rsna_ich.pixels import read_slice
 
 @st.composite
 def tables(draw):
@@ -84,16 +84,6 @@ def test_unknown_labels_reach_the_batch_as_nan(table):
     y = ICHDataLoaders.from_table(df, size=32, n_folds=3, bs=8).valid.one_batch()[1]
     assert torch.isnan(y[:,1]).all() and not torch.isnan(y[:,0]).any()
 
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32-1), st.sampled_from([(16, 1, -1024), (12, 0, -1024), (12, 0, -1000), (16, 1, 0), (12, 1, 0), (12, 0, 0), (12, 0, 1)]))
-def test_hu_on_the_device_is_hu_in_numpy(seed, coding):
-    bits,signed,intercept = coding
-    lo,hi = (-2**(bits-1), 2**(bits-1)) if signed else (0, 2**bits)
-    px = np.random.default_rng(seed).integers(lo, hi, (2, 1, 4, 4))
-    fix = bool(broken_coding(bits, signed, intercept))
-    got = ToHU()(torch.from_numpy(px.astype(np.int32)), 1., float(intercept), fix)
-    assert np.array_equal(got.numpy(), to_hu(px, 1., intercept, fix))
-
 @pytest.mark.parametrize('shape', [(100, 60), (60, 100), (64, 64), (33, 33)])
 def test_odd_sizes_are_squared_with_air(tmp_path, shape):
     from rsna_ich.phantom import write_dicom
@@ -101,3 +91,61 @@ def test_odd_sizes_are_squared_with_air(tmp_path, shape):
     x = read_slice(tmp_path/'a', 32)
     assert x.shape == (1, 32, 32) and x[0, 16, 16] == 40
     if shape[0] != shape[1]: assert x.min() == -1000
+
+def batches(dl): return [tuple(o.as_subclass(torch.Tensor).clone() for o in b) for b in dl]
+def same(a, b): return len(a) == len(b) and all(torch.equal(x, y) for p,q in zip(a, b) for x,y in zip(p, q))
+
+def test_batches_are_the_slices_of_the_table(table):
+    "What `from_table` and a `DataBlock` give by the batch is what items give one by one"
+    from fastai.vision.all import DataBlock, Transform
+    class Nothing(Transform): "An item transform, so that items are needed"
+    chain = dict(windows=['brain'], size=32)
+    kwargs = dict(get_x=get_file, get_y=get_labels, splitter=PatientSplitter(3))
+    block = DataBlock((CTBlock(32, chain), LabelBlock), **kwargs).dataloaders(table, bs=16)
+    items = DataBlock((CTBlock(32, chain), LabelBlock), item_tfms=Nothing(), **kwargs).dataloaders(table, bs=16)
+    assert block.valid.fetch is not None and items.valid.fetch is None
+    ours = ICHDataLoaders.from_table(table, size=32, n_folds=3, bs=16, chain=chain)
+    assert same(batches(block.valid), batches(items.valid)) and same(batches(ours.valid), batches(items.valid))
+
+def test_a_block_of_plain_paths(heads, table):
+    "Files in a list, labels from a function, no table anywhere"
+    from fastai.vision.all import DataBlock
+    known = {str(f):y for f,y in zip(table.file, table[list(LABELS)].to_numpy())}
+    block = DataBlock((CTBlock(32, dict(size=32)), LabelBlock), get_items=get_dicom_files, get_y=lambda p: known.get(str(p), [np.nan]*6),
+        splitter=lambda items: (list(range(40)), list(range(40, 70))))
+    dls = block.dataloaders(heads/'dicom', bs=10)
+    assert dls.valid.fetch is not None
+    y = torch.cat([y for _,y in batches(dls.valid)])
+    want = [known.get(str(p), [np.nan]*6) for p in get_dicom_files(heads/'dicom')[40:70]]
+    np.testing.assert_array_equal(y.numpy(), np.array(want, np.float32))
+    x, = batches(dls.test_dl(get_dicom_files(heads/'dicom')[40:50]))[0][:1]
+    assert torch.allclose(x, batches(dls.valid)[0][0])
+
+@pytest.mark.parametrize('kwargs', [{}, dict(balance=.5), dict(by='study')])
+def test_one_seed_one_order_with_any_number_of_workers(table, kwargs):
+    from fastai.torch_core import set_seed
+    runs = []
+    for workers in (0, 0, 2):
+        set_seed(3, reproducible=True)
+        runs.append(batches(ICHDataLoaders.from_table(table, size=32, n_folds=3, bs=16, chain=dict(size=32), num_workers=workers, **kwargs).train))
+    assert same(runs[0], runs[1]) and same(runs[0], runs[2])
+    set_seed(4, reproducible=True)
+    assert not same(runs[0], batches(ICHDataLoaders.from_table(table, size=32, n_folds=3, bs=16, chain=dict(size=32), **kwargs).train))
+
+def test_studies_stay_together(table):
+    dl = ICHDataLoaders.from_table(table, size=32, n_folds=3, bs=16, by='study').train
+    part,order = dl.dataset.items,dl.get_idxs()
+    assert sorted(order) == list(range(len(part)))
+    studies = part.study.iloc[order].tolist()
+    assert len([1 for a,b in zip(studies, studies[1:]) if a != b]) == part.study.nunique() - 1
+    assert all(part.position.iloc[[i for i in order if part.study[i] == s]].is_monotonic_increasing for s in set(studies))
+    assert dl.get_idxs() != order
+
+def test_one_bad_file_costs_one_slice(table, heads, tmp_path):
+    for p in table.path: (tmp_path/p).write_bytes((heads/'dicom'/p).read_bytes())
+    df = table.copy()
+    df.attrs = dict(table.attrs, root=str(tmp_path))
+    (tmp_path/df.path[3]).write_bytes(b'gone')
+    dls = ICHDataLoaders.from_table(df, size=32, bs=16, splitter=lambda df: (list(range(64)), list(range(64, 80))))
+    with pytest.warns(UserWarning, match='left out of its batch'): n = sum(len(y) for _,y in batches(dls.train))
+    assert n == 63

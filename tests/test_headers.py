@@ -1,12 +1,16 @@
 "The header table: its contract, its order, and files that can't be read"
-import shutil
+import os, shutil, struct
+from pathlib import Path
 import numpy as np, pandas as pd, pydicom, pytest
+from hypothesis import given, settings, strategies as st
+from rsna_ich import headers as headers_module
 from rsna_ich.core import DataError
-from rsna_ich.headers import HEADER_COLS, file_paths, in_slice_order, load_headers, save_headers, scan, slice_position
+from rsna_ich.headers import (HEADER_COLS, file_paths, header_row, in_slice_order, load_headers, save_headers, scan, scan_to,
+    slice_position)
 from rsna_ich.phantom import write_dicom
 
 CONTRACT = '''sop patient study series path pixel_offset pixel_bytes transfer_syntax rows cols bits_allocated bits_stored high_bit pixel_representation
-samples_per_pixel frames slope intercept window_center window_width n_windows x y z ix iy iz jx jy jz spacing_y spacing_x modality photometric error'''.split()
+samples_per_pixel frames slope intercept window_center window_width n_windows x y z ix iy iz jx jy jz spacing_y spacing_x modality photometric flags error'''.split()
 
 def test_contract(heads):
     df = scan(heads/'dicom')
@@ -131,3 +135,114 @@ def test_the_two_real_series_are_evenly_spaced(real):
     for s in sizes.index[-2:]:
         step = df.position[df.series == s].diff().dropna()
         assert (step > 0).all() and (step.round(1).nunique() <= 3)
+
+
+def both_ways(path, codings):
+    "The row of a file by the fast way (None when it isn't taken) and by pydicom"
+    fast = headers_module._row(str(path.parent), path.name, headers_module._head, 'CT', codings)
+    return fast, tuple(map((header_row(path) | dict(path=path.name)).get, HEADER_COLS))
+
+def same(a, b):
+    "Equal values of equal types, NaN as itself: the text of a float is exact"
+    return repr(a) == repr(b)
+
+def test_fast_and_slow_agree_on_real_files(real, monkeypatch):
+    slow,codings = [],{}
+    monkeypatch.setattr(headers_module, 'header_row', lambda *a: slow.append(a) or header_row(*a))
+    paths = sorted((real/'dicom').iterdir())
+    for p in paths: assert same(*both_ways(p, codings)), p.name
+    assert len(slow) == len(codings) < 20 < len(paths), 'all but the first file of each coding go the fast way'
+
+def test_fast_and_slow_agree_on_phantoms(heads):
+    codings = {}
+    for p in (heads/'dicom').iterdir(): assert same(*both_ways(p, codings))
+
+def test_fast_and_slow_agree_on_pydicoms_own_files():
+    files = [p for p in (Path(pydicom.__file__).parent/'data'/'test_files').rglob('*') if p.is_file()]
+    assert len(files) > 100
+    codings = {}
+    for p in files*2: assert same(*both_ways(p, codings)), p.name
+
+@pytest.fixture(scope='module')
+def coded(tmp_path_factory):
+    "A folder with an explicit and an implicit file, their bytes, and the codings learnt from them"
+    root,codings = tmp_path_factory.mktemp('coded'),{}
+    write_dicom(root/'explicit', np.zeros((16, 16), np.int16), WindowCenter='40', PatientID='P 1')
+    with pydicom.config.disable_value_validation():
+        ds = pydicom.dcmread(root/'explicit')
+        ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        ds.save_as(root/'implicit')
+    files = [(root/o).read_bytes() for o in ('explicit', 'implicit')]
+    for o in ('explicit', 'implicit'): both_ways(root/o, codings)
+    assert len(codings) == 2
+    return root, files, codings
+
+@st.composite
+def damage(draw):
+    "A function that changes bytes of a file's header"
+    kind,where,value = draw(st.sampled_from('byte word cut insert drop copy'.split())),draw(st.floats(0, 1)),draw(st.integers(0, 2**32-1))
+    length = draw(st.integers(1, 40))
+    def change(b):
+        i = int(128 + where*(len(b)-512-128))
+        if kind == 'byte': return b[:i] + bytes([value & 255]) + b[i+1:]
+        if kind == 'word': return b[:i] + struct.pack('<I', value if value & 1 else draw_word(value)) + b[i+4:]
+        if kind == 'cut': return b[:i]
+        if kind == 'insert': return b[:i] + bytes([value & 255])*length + b[i:]
+        if kind == 'drop': return b[:i] + b[i+length:]
+        return b[:i] + b[i:i+length]*2 + b[i+length:]
+    return change
+
+def draw_word(v): return (0, 1, 2, 0xFFFFFFFF, 0x7FFFFFFF, 0x00280010, 0xE0007FE0, 0xFFFEE0DD)[v//2 % 8]
+
+@settings(max_examples=1500, deadline=None)
+@given(st.integers(0, 1), st.lists(damage(), min_size=1, max_size=3))
+def test_fast_and_slow_agree_on_damaged_files(coded, which, changes):
+    root,files,codings = coded
+    data = files[which]
+    for c in changes: data = c(data) if len(data) > 700 else data
+    path = root/'damaged'
+    path.write_bytes(data)
+    assert same(*both_ways(path, dict(codings)))
+
+def test_a_header_longer_than_two_kib(tmp_path, monkeypatch):
+    for i in range(3): write_dicom(tmp_path/f'{i}', np.zeros((16, 16), np.int16), ImageComments='x'*5000)
+    slow = []
+    monkeypatch.setattr(headers_module, 'header_row', lambda *a: slow.append(a) or header_row(*a))
+    headers_module._codings.cache_clear()
+    df = scan(tmp_path)
+    assert df.error.isna().all() and len(slow) == 1
+
+def test_any_number_of_processes_gives_the_same_table(heads, monkeypatch):
+    monkeypatch.setattr(headers_module, 'PART', 16)
+    pd.testing.assert_frame_equal(scan(heads/'dicom', workers=1), scan(heads/'dicom', workers=2))
+
+class Killed(Exception): "As a kill would end it"
+
+def test_a_scan_goes_on_where_it_was_stopped(heads, tmp_path, monkeypatch):
+    monkeypatch.setattr(headers_module, 'PART', 16)
+    part,calls = headers_module.header_part,[]
+    def dies(*args):
+        calls.append(1)
+        if len(calls) == 4: raise Killed
+        return part(*args)
+    monkeypatch.setattr(headers_module, 'header_part', dies)
+    with pytest.raises(Killed): scan_to(tmp_path/'h.parquet', heads/'dicom', workers=1)
+    assert not (tmp_path/'h.parquet').exists() and len(list((tmp_path/'h.parquet.part').iterdir())) == 3
+    calls[:] = [1]*4
+    n = scan_to(tmp_path/'h.parquet', heads/'dicom', workers=1, resume=True)
+    assert len(calls) - 4 == -(-n//16) - 3
+    df = load_headers(tmp_path/'h.parquet')
+    pd.testing.assert_frame_equal(df, scan(heads/'dicom'))
+    assert df.attrs['root'] == str(heads/'dicom') and not (tmp_path/'h.parquet.part').exists()
+
+def test_the_rest_of_another_scan_is_not_taken(heads, tmp_path, monkeypatch):
+    monkeypatch.setattr(headers_module, '_join', lambda *a: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed): scan_to(tmp_path/'h.parquet', heads/'dicom', workers=1)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match='another scan'): scan_to(tmp_path/'h.parquet', heads/'dicom', None, resume=True)
+    assert scan_to(tmp_path/'h.parquet', heads/'dicom', None) > 0
+
+def test_a_pipe_among_the_files_does_not_stop_the_scan(tmp_path):
+    os.mkfifo(tmp_path/'pipe')
+    write_dicom(tmp_path/'a', np.zeros((16, 16), np.int16))
+    assert scan(tmp_path).error.notna().tolist() == [False, True]

@@ -1,7 +1,8 @@
 "Labels and submissions: round trips, contradictions, and the real 4,045,572 lines"
 import subprocess, sys
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pyarrow as pa, pytest
 from hypothesis import given, settings, strategies as st
+from rsna_ich import labels
 from rsna_ich.core import LABELS, SUBTYPES, LabelError
 from rsna_ich.labels import load_predictions, read_labels, save_predictions, to_long, write_labels, write_submission
 
@@ -27,6 +28,50 @@ def test_wide_and_long_agree(tmp_path_factory, df, seed):
     write_labels(df, root/'long.csv')
     df.rename(columns=dict(sop='ID')).sample(frac=1, axis=1, random_state=seed).to_csv(root/'wide.csv', index=False)
     pd.testing.assert_frame_equal(read_labels(root/'long.csv').sort_values('sop', ignore_index=True), read_labels(root/'wide.csv').sort_values('sop', ignore_index=True))
+
+@st.composite
+def kaggles(draw):
+    "Lines with six together for each image, in one order, some images twice: (id, label) and what the label says"
+    sops = draw(st.lists(st.text('0aé_', max_size=6) | st.sampled_from(['any', 'ID_1', 'ID_1_any']), min_size=1, max_size=8))
+    order,vals = draw(st.permutations(LABELS)),st.sampled_from(draw(st.sampled_from(['01', ['0', '1', ''], [''], ['0', '0.0', '1'], ['0', '1', 'true'], ['0', '2', '300']])))
+    told = {(s, l):draw(vals) for s in dict.fromkeys(sops) for l in order}
+    return [((s, l), told[s, l]) for s in sops for l in order]
+
+@st.composite
+def edited(draw):
+    "Such lines with at most one thing done to them"
+    lines = draw(kaggles())
+    at,v = draw(st.integers(0, len(lines)-1)),draw(st.sampled_from('01'))
+    before,(key,_),after = lines[:at],lines[at],lines[at+1:]
+    return draw(st.sampled_from([lines, [], lines[::-1], sorted(lines), lines[at:], before + after, lines + lines[at:at+1],
+        before + [(key, '1')] + after, before + [(('b', 'any'), v)] + after, before + [(('b', 'extradural'), v)] + after,
+        [((s, l.replace('epi', 'extra')), v) for (s,l),v in lines]]))
+
+def _answer(csv):
+    "The table, its dtypes and repeats, or the error"
+    try: df = read_labels(csv)
+    except LabelError as e: return str(e)
+    return df.astype(object).fillna('unknown').values.tolist(), df.dtypes.tolist(), df.attrs
+
+@settings(max_examples=200, deadline=None)
+@given(lines=edited())
+def test_six_lines_together_read_as_any_others(tmp_path_factory, lines):
+    csv = tmp_path_factory.mktemp('k')/'l.csv'
+    csv.write_text('\n'.join(['ID,Label', *(f'{s}_{l},{v}' for (s,l),v in lines)]), encoding='utf8')
+    short = _answer(csv)
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(labels, '_sixes', lambda ids: None)
+        assert _answer(csv) == short
+
+@settings(max_examples=200, deadline=None)
+@given(lines=edited(), cut=st.integers(0, 48), block=st.sampled_from([6, 12, 600]))
+def test_six_lines_together_are_told_from_others(lines, cut, block):
+    ids = [f'{s}_{l}' for (s,l),_ in lines]
+    six = labels._sixes(pa.chunked_array([ids[:cut], ids[cut:]], pa.string()), block)
+    order = [l for (_,l),_ in lines[:6]]
+    sops = [s for (s,_),_ in lines[::6]]
+    together = set(order) == set(LABELS) and ids == [f'{s}_{l}' for s in sops for l in order]
+    assert (six and ([s.decode() for s in six[0].to_pylist()], six[1])) == ((sops, order) if together else None)
 
 @pytest.mark.parametrize('text,says', [
     ('ID,Label\nID_1_any,0\nID_1_any,1', 'with different values, for ID_1'), ('ID,Label\nID_1_extradural,1', 'ID_1_extradural'), ('ID,Label\nID_1_any,2', 'neither 0, 1 nor blank'),

@@ -32,10 +32,10 @@ def test_what_is_kept_with_a_model(model, table):
     assert cfg['data']['train']['slices'] + cfg['data']['valid']['slices'] == len(table)
     assert cfg['metrics']['validation']['n_slices'] == cfg['data']['valid']['slices']
 
-@pytest.mark.parametrize('bs,workers', [(1, 0), (7, 0), (64, 0), (16, 2)])
-def test_prediction_does_not_depend_on_batches_or_workers(model, table, bs, workers):
+@pytest.mark.parametrize('bs,threads', [(1, 1), (7, 1), (64, None), (16, 3)])
+def test_prediction_does_not_depend_on_batches_or_threads(model, table, bs, threads):
     files = list(table.file[:20])
-    a,b = predict(files, model, bs=10),predict(files, model, bs=bs, num_workers=workers)
+    a,b = predict(files, model, bs=10),predict(files, model, bs=bs, threads=threads)
     assert np.allclose(a[list(LABELS)].to_numpy(float), b[list(LABELS)].to_numpy(float), atol=1e-5)
 
 def test_nothing_to_predict(model):

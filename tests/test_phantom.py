@@ -1,10 +1,16 @@
 "The phantom: the same bytes for the same seed, HU exact in every coding, labels that are the masks, and refusals"
-import hashlib, warnings
+import ast, hashlib, warnings
 import numpy as np, pandas as pd, pydicom, pytest
 from hypothesis import given, settings, strategies as st
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from rsna_ich.core import LABELS, SUBTYPES, DataError
-from rsna_ich.phantom import (BROKEN_CODINGS, CODINGS, MAX_SEED, MAX_STUDIES, MIN_AREA, PREVALENCE, _id, _ids, phantom_montage, phantom_study,
-    phantom_volumes, write_dicom, write_phantom)
+from rsna_ich.dicom import read_header, read_hu
+from rsna_ich.headers import HEADER_COLS, header_frame, scan
+from rsna_ich.phantom import (BROKEN_CODINGS, CODINGS, MAX_SEED, MAX_STUDIES, MIN_AREA, PREVALENCE, _data_bytes, _header, _id, _ids, _meta, _meta_bytes,
+    phantom_montage, phantom_study, phantom_volumes, write_dicom, write_headers_like, write_phantom)
 
 pytestmark = pytest.mark.filterwarnings('ignore:Invalid value for VR UI')  # RSNA's ids are no UIDs
 
@@ -217,3 +223,144 @@ def test_workers_write_the_same_files(tmp_path):
     for w in (1, 2): write_phantom(tmp_path/str(w), studies=2, size=64, seed=9, workers=w)
     files = sorted(p.relative_to(tmp_path/'1') for p in (tmp_path/'1').rglob('*') if p.is_file())
     assert files and all((tmp_path/'1'/p).read_bytes() == (tmp_path/'2'/p).read_bytes() for p in files)
+
+def like(*rows):
+    "A table of header values in the form of the real one; each of `rows` changes a good row"
+    good = dict(BitsAllocated='16', BitsStored='16', HighBit='15', ImageOrientationPatient="['1.000000', '0.000000', '0.000000', '0.000000', '0.970296', '-0.241922']",
+        ImagePositionPatient="['-125.000000', '-141.986969', '134.079391']", Modality='CT', PatientID='ID_ae54', PhotometricInterpretation='MONOCHROME2', PixelRepresentation='1',
+        PixelSpacing="['0.488281', '0.488281']", RescaleIntercept='-1024.0', RescaleSlope='1.0', SOPInstanceUID='', SamplesPerPixel='1', SeriesInstanceUID='ID_823',
+        StudyID='', StudyInstanceUID='ID_ed2', WindowCenter='30', WindowWidth='80')
+    return pd.DataFrame([good | dict(SOPInstanceUID=f'ID_{i:09x}') | r for i,r in enumerate(rows)])
+
+twelve = dict(BitsStored='12', HighBit='11', PixelRepresentation='0')
+AWKWARD = [{}, twelve | dict(WindowCenter="['00040', '00040']", WindowWidth="['00080', '00080']"), twelve | dict(WindowCenter='', WindowWidth=''),
+    dict(ImagePositionPatient="['-9', '-0.5', '-1.25e2']", RescaleIntercept='0.0'), dict(WindowCenter='35.000000', WindowWidth="['135.0', '80', '1']", PixelSpacing=''),
+    twelve | dict(StudyID='7', PatientID='Å', SOPInstanceUID='1.2.840'), dict(PatientID='NA', ImageOrientationPatient='', ImagePositionPatient='', PixelSpacing="['0.48828125', '0.48828125']"),
+    *[twelve | dict(SeriesInstanceUID=f'ID_{i}') for i in range(40)]]
+
+def header_table(source, size):
+    "The header table that files made from `source` should have, but for where their pixels begin; read from the text on a way of its own"
+    floats = lambda t: [float(o) for o in (ast.literal_eval(t) if t.startswith('[') else [t]) if o]
+    rows = []
+    for r in source.to_dict('records'):
+        row = {k:r[c] for k,c in dict(sop='SOPInstanceUID', patient='PatientID', study='StudyInstanceUID', series='SeriesInstanceUID', modality='Modality',
+            photometric='PhotometricInterpretation').items()}
+        row |= {k:int(r[c]) for k,c in dict(bits_allocated='BitsAllocated', bits_stored='BitsStored', high_bit='HighBit', pixel_representation='PixelRepresentation',
+            samples_per_pixel='SamplesPerPixel').items()}
+        row |= {k:(floats(r[c]) or [None])[0] for k,c in dict(slope='RescaleSlope', intercept='RescaleIntercept', window_center='WindowCenter', window_width='WindowWidth').items()}
+        for c,names in dict(ImagePositionPatient='x y z', ImageOrientationPatient='ix iy iz jx jy jz', PixelSpacing='spacing_y spacing_x').items(): row |= dict(zip(names.split(), floats(r[c])))
+        rows.append(row | dict(n_windows=len(floats(r['WindowCenter'])), path=f"dicom/{r['SOPInstanceUID']}.dcm", rows=size, cols=size, pixel_bytes=2*size*size, frames=1))
+    return header_frame(rows, '')
+
+def check_table(out, source, size):
+    "The scan of `out` equals `source`; its header table"
+    seen,want = scan(out),header_table(source, size).sort_values('path', ignore_index=True)
+    own = [c for c in HEADER_COLS if c not in ('pixel_offset', 'transfer_syntax')]
+    pd.testing.assert_frame_equal(seen[own], want[own])
+    return seen
+
+@pytest.fixture(scope='module')
+def awkward(tmp_path_factory):
+    root = tmp_path_factory.mktemp('like')
+    like(*AWKWARD).to_csv(root/'t.csv.gz', index=False)
+    return root, write_headers_like(root/'full', root/'t.csv.gz', size=64), write_headers_like(root/'holes', root/'t.csv.gz', size=64, sparse=True)
+
+@pytest.mark.parametrize('kind', ['full', 'holes'])
+def test_files_like_a_table_have_its_headers(kind, awkward):
+    root,df,_ = awkward
+    seen = check_table(root/kind, like(*AWKWARD), 64)
+    assert 1 < (seen.transfer_syntax == '1.2.840.10008.1.2').sum() < len(seen)/2 and not list((root/kind).glob('.*'))
+    assert seen.set_index('sop').loc[df.sop].path.tolist() == df.path.tolist()
+
+def test_a_table_s_texts_stand_as_they_are(awkward):
+    for sop,texts in {'ID_000000001':[('WindowCenter', b'00040\\00040 '), ('StudyID', None)], 'ID_000000003':[('ImagePositionPatient', b'-9\\-0.5\\-1.25e2 '), ('RescaleIntercept', b'0.0 ')]}.items():
+        ds = read_header(awkward[0]/'full'/'dicom'/f'{sop}.dcm')
+        assert [(k, ds.get_item(k).value or None) for k,_ in texts] == texts
+
+def test_pixels_of_files_like_a_table(awkward):
+    root,df,_ = awkward
+    paths = [(root/k/df.path[i]) for i in (0, 1) for k in ('full', 'holes')]
+    for full,holes in (paths[:2], paths[2:]):
+        hu = read_hu(full)
+        assert (hu[0,0], hu[32,32]) == (-1000, 36) and full.stat().st_size == holes.stat().st_size and (read_hu(holes) == -1024).all()
+        ds,px = read(full)
+        np.testing.assert_array_equal(px+float(ds.RescaleIntercept), hu)
+
+def test_holes_take_no_disk(tmp_path):
+    like({}).to_csv(tmp_path/'t.csv', index=False)
+    write_headers_like(tmp_path/'x', tmp_path/'t.csv', size=1024, sparse=True)
+    stat = next((tmp_path/'x'/'dicom').iterdir()).stat()
+    if not hasattr(stat, 'st_blocks'): pytest.skip('the system tells no blocks')
+    assert stat.st_size > 2<<20 and stat.st_blocks*512 < 1<<18
+
+@settings(deadline=None, max_examples=60)
+@given(coding=st.sampled_from(list(CODINGS)), implicit=st.booleans(), numbers=st.lists(st.decimals(-999, 999, places=4).map(str), min_size=1, max_size=5),
+    text=st.text('abcXYZ019_. -', max_size=60).map(str.strip))
+def test_data_bytes_are_pydicom_s(coding, implicit, numbers, text, tmp_path_factory):
+    hu,tags = np.zeros((2,4), int), dict(WindowCenter=numbers, PatientID=text, SeriesInstanceUID=text.replace(' ', ''))
+    raw = write_dicom(tmp_path_factory.mktemp('x')/'ID_1.dcm', hu, coding, implicit, **tags).read_bytes()
+    ours = _data_bytes({k:'\\'.join(v) if isinstance(v, list) else v for k,v in _header(hu, coding, .488281, 'ID_1', tags).items()}, implicit, 16)
+    assert raw[:-16].endswith(ours) and ours.startswith(b'\x08\x00\x18\x00')
+
+@pytest.mark.parametrize('implicit', [False, True])
+def test_meta_bytes_are_pydicom_s(implicit):
+    m,out = FileMetaDataset(),DicomBytesIO()
+    for k,v in _meta('ID_000012eaf', implicit).items(): setattr(m, k, v)
+    write_file_meta_info(out, m, enforce_standard=not implicit)
+    assert _meta_bytes('ID_000012eaf', implicit) == bytes(128) + b'DICM' + out.getvalue()
+
+@pytest.mark.parametrize('change,say', [(lambda df: df.drop(columns=['Modality', 'HighBit']), 't.csv: no column .*Modality'), (lambda df: df[:0], 'has no rows'),
+    (lambda df: df.assign(BitsStored='twelve'), 'BitsStored of row 1 is no whole'), (lambda df: df.assign(HighBit=['15', '11.5', '11']), 'HighBit of row 2'),
+    (lambda df: df.assign(SamplesPerPixel='65536'), 'SamplesPerPixel of row 1'), (lambda df: df.assign(BitsAllocated=['16', '16', '8']), 'BitsAllocated of row 3 is not 16'),
+    (lambda df: df.assign(SOPInstanceUID=['ID_1', '../ID_2', 'ID_3']), 'SOPInstanceUID of row 2 can.t name'), (lambda df: df.assign(SOPInstanceUID=''), 'SOPInstanceUID of row 1 can.t name'),
+    (lambda df: df.assign(SOPInstanceUID=['ID_1', 'ID_3', 'ID_1']), 'SOPInstanceUID of row 3 is that'), (lambda df: df.assign(PatientID='x'*1025), 'PatientID of row 1 is longer')])
+def test_a_bad_table_writes_nothing(change, say, tmp_path):
+    change(like({}, twelve, twelve)).to_csv(tmp_path/'t.csv', index=False)
+    with pytest.raises(DataError, match=say) as e: write_headers_like(tmp_path/'x', tmp_path/'t.csv', size=64)
+    assert 't.csv' in str(e.value) and '\n' not in str(e.value) and not (tmp_path/'x').exists()
+
+@pytest.mark.parametrize('data', [b'', b'a,b\n"1', b'\x1f\x8b\x08 cut', b'\xff\xfe\x00', None])
+def test_what_is_no_table_is_refused(data, tmp_path):
+    for name in ('t.csv', 't.csv.gz'):
+        if data is not None: (tmp_path/name).write_bytes(data)
+        with pytest.raises(DataError, match=name): write_headers_like(tmp_path/'x', tmp_path/name)
+    assert not (tmp_path/'x').exists()
+
+def test_limit_and_refusals_of_files_like_a_table(tmp_path):
+    like(*AWKWARD).to_csv(tmp_path/'t.csv', index=False)
+    assert len(write_headers_like(tmp_path/'a', tmp_path/'t.csv', size=64, limit=2)) == 2 == len(list((tmp_path/'a'/'dicom').iterdir()))
+    before = digest(tmp_path/'a')
+    with pytest.raises(DataError, match='already holds a dicom folder'): write_headers_like(tmp_path/'a', tmp_path/'t.csv', size=64)
+    for kw,say in ((dict(limit=0), 'limit is 1'), (dict(size=63), '64 to 1024')):
+        with pytest.raises(DataError, match=say): write_headers_like(tmp_path/'b', tmp_path/'t.csv', **kw)
+    assert digest(tmp_path/'a') == before and not (tmp_path/'b').exists()
+
+def test_a_stopped_run_leaves_no_files_like_a_table(tmp_path, monkeypatch):
+    import rsna_ich.phantom as P
+    real,calls = P._write_like, []
+    def stops(*a):
+        calls.append(1)
+        if len(calls) > 3: raise OSError('disk full')
+        real(*a)
+    monkeypatch.setattr(P, '_write_like', stops)
+    like(*AWKWARD).to_csv(tmp_path/'t.csv', index=False)
+    with pytest.raises(OSError, match='disk full'): write_headers_like(tmp_path/'x', tmp_path/'t.csv', size=64)
+    assert len(calls) == 4 and not list((tmp_path/'x').iterdir())
+
+def test_real_headers_come_back(real, tmp_path):
+    table = real/'stage_1_test_headers.csv.gz'
+    write_headers_like(tmp_path/'x', table, limit=300, sparse=True)
+    check_table(tmp_path/'x', pd.read_csv(table, dtype=str, keep_default_na=False, nrows=300), 512)
+
+def test_headers_are_those_of_real_files(real):
+    other = []
+    for p in sorted((real/'dicom').glob('*.dcm')):
+        ds,vals = read_header(p),{}
+        for tag in ds.keys():
+            v = ds.get_item(tag).value or b''
+            vals[keyword_for_tag(tag)] = int.from_bytes(v, 'little') if dictionary_VR(tag) == 'US' else v.decode().rstrip(' \0')
+        implicit = ds.file_meta.TransferSyntaxUID.is_implicit_VR
+        data = _data_bytes(vals, implicit, ds.pixel_bytes)
+        meta = read_header(_meta_bytes(p.stem, implicit) + data).file_meta
+        if not p.read_bytes()[:ds.pixel_offset].endswith(data) or list(meta.keys()) != list(ds.file_meta.keys()): other.append(p.name)
+    assert not other

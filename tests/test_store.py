@@ -1,14 +1,16 @@
 "The prepared store: resumable, whole or not there, stale ones noticed, the same answers as the files"
-import json, os
+import json, os, subprocess, sys, time
 import numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
 from rsna_ich import store as store_module
-from rsna_ich.core import LABELS, DataError
+from rsna_ich.core import LABELS, DataError, ct_windows
 from rsna_ich.data import ICHDataLoaders, correct_prior, sampled_split, slice_table
-from rsna_ich.headers import scan
+from rsna_ich.headers import save_headers, scan
 from rsna_ich.infer import predict
 from rsna_ich.labels import read_labels
 from rsna_ich.learner import load_model, train_model
-from rsna_ich.store import Store, prepare, read_slice
+from rsna_ich.pixels import read_slice
+from rsna_ich.store import Store, from_codes, hu_levels, prepare, to_codes
 from rsna_ich.windows import CTTransform
 
 @pytest.fixture(scope='module')
@@ -25,27 +27,64 @@ def test_windows_cut_from_the_store_are_those_of_the_files(headers, store):
     assert np.abs(fitted - store.pixels[:]).max() <= .5
     for name,width in (('brain', 80), ('stroke', 8)):
         chain = CTTransform(size=32, crop=True, windows=[name]).eval()
-        from_store = chain(torch.from_numpy(store.pixels[:])[:,None], fitted=True)
+        from_store = chain(torch.from_numpy(store.pixels[:].copy())[:,None], fitted=True)
         assert (chain(x) - from_store).abs().max() <= .5/width + 1e-5
+
+def test_a_uint8_store_keeps_its_promise(headers, store, tmp_path):
+    "Half a unit in the brain's densities, and a fiftieth of every window's width but the narrowest"
+    small = prepare(headers, tmp_path/'s', size=32, dtype='uint8')
+    assert small.pixels.dtype == np.uint8 and small.settings['fingerprint'] != store.settings['fingerprint']
+    hu = from_codes(small.levels, torch.from_numpy(small.pixels[:]))
+    off = np.abs(hu.numpy() - store.pixels[:])
+    assert off[(store.pixels[:] > 0) & (store.pixels[:] < 100)].max() <= 1 # half a unit each
+    for name,w in ct_windows.items():
+        seen = np.abs(store.pixels[:] - w.level) <= w.width/2
+        if seen.any() and name != 'stroke': assert off[seen].max() <= .02*w.width + .5
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-1000, 3071))
+def test_the_nearest_level_is_taken(hu):
+    levels = torch.from_numpy(hu_levels())
+    got = from_codes(levels, to_codes(torch.tensor([hu]), levels)).item()
+    assert abs(got - hu) <= (levels - hu).abs().min().item() + 1e-3
+    assert abs(got - hu) <= (.5 if 0 <= hu <= 100 else 2 if -150 <= hu <= 272 else 35) + 1e-3
 
 class Stop(Exception): "An interruption"
 
-def test_an_interrupted_store_goes_on_to_the_same_bytes(headers, store, tmp_path, monkeypatch):
-    fit,calls = store_module._fit_batch,[]
+@pytest.mark.parametrize('dtype', ['int16', 'uint8'])
+def test_an_interrupted_store_goes_on_to_the_same_bytes(headers, tmp_path, monkeypatch, dtype):
+    fit,calls = store_module.fit_batch,[]
     def stops(*args):
         calls.append(1)
-        if len(calls) == 70: raise Stop
+        if len(calls) == 40: raise Stop
         return fit(*args)
-    monkeypatch.setattr(store_module, '_fit_batch', stops)
-    with pytest.raises(Stop): prepare(headers, tmp_path/'s', size=32, bs=2)
+    whole = prepare(headers, tmp_path/'whole', size=32, bs=2, dtype=dtype)
+    monkeypatch.setattr(store_module, 'fit_batch', stops)
+    with pytest.raises(Stop): prepare(headers, tmp_path/'s', size=32, bs=2, dtype=dtype)
     assert not (tmp_path/'s'/'store.json').exists()
     with pytest.raises(DataError, match='not a finished one'): Store(tmp_path/'s')
     calls.clear()
-    monkeypatch.setattr(store_module, '_fit_batch', lambda *a: calls.append(1) or fit(*a))
-    again = prepare(headers, tmp_path/'s', size=32, bs=2)
-    assert len(calls) == -(-len(headers)//2) - 64
-    assert (tmp_path/'s'/'pixels.npy').read_bytes() == (store.path/'pixels.npy').read_bytes()
-    assert again.index.equals(store.index) and not (tmp_path/'s'/'progress.json').exists()
+    monkeypatch.setattr(store_module, 'fit_batch', lambda *a: calls.append(1) or fit(*a))
+    again = prepare(headers, tmp_path/'s', size=32, bs=2, dtype=dtype)
+    assert len(calls) == -(-len(headers)//2) - 32, 'two notes of 16 batches were made'
+    for o in ('pixels.npy', 'index.parquet', 'store.json'): assert (tmp_path/'s'/o).read_bytes() == (whole.path/o).read_bytes(), o
+    assert again.index.equals(whole.index) and sorted(o.name for o in again.path.iterdir()) == ['index.parquet', 'pixels.npy', 'store.json']
+
+def test_killed_at_any_moment(headers, tmp_path):
+    "`kill -9` at random moments, and the run after the last goes on to the same bytes"
+    save_headers(headers, tmp_path/'h.parquet')
+    run = "import sys; from rsna_ich.headers import load_headers; from rsna_ich import store; store.EVERY=1; store.prepare(load_headers(sys.argv[1]), sys.argv[2], size=32, bs=2)"
+    for wait in (.05, .2, .4):
+        p = subprocess.Popen([sys.executable, '-c', run, tmp_path/'h.parquet', tmp_path/'s'])
+        for _ in range(600):
+            if (tmp_path/'s'/'progress.json').exists() or p.poll() is not None: break
+            time.sleep(.05)
+        time.sleep(wait)
+        p.kill()
+        p.wait()
+    prepare(headers, tmp_path/'s', size=32, bs=2)
+    prepare(headers, tmp_path/'whole', size=32, bs=2)
+    for o in ('pixels.npy', 'index.parquet', 'store.json'): assert (tmp_path/'s'/o).read_bytes() == (tmp_path/'whole'/o).read_bytes(), o
 
 def test_a_stale_store_is_noticed(headers, tmp_path):
     prepare(headers[:5], tmp_path/'s', size=32)
@@ -60,7 +99,7 @@ def test_a_file_that_fails_costs_one_row(headers, heads, tmp_path):
     df = scan(tmp_path)
     (tmp_path/df.path[2]).write_bytes(b'gone')
     s = prepare(df, tmp_path/'s', size=32)
-    assert s.index.row.isna().tolist() == [False, False, True, False, False, False] and 'not a DICOM' in s.index.error[2]
+    assert s.index.row.isna().tolist() == [False, False, True, False, False, False] and 'changed since it was scanned' in s.index.error[2]
 
 def test_a_damaged_store_is_said(store, tmp_path):
     out = tmp_path/'s'

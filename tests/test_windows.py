@@ -1,18 +1,18 @@
 "What the windows notebook can't show: laws under random input, peers, real slices, kornia's containers, devices."
-import json, os, pickle, subprocess, sys
-from pathlib import Path
+import json, pickle, subprocess, sys
 import kornia.augmentation as K, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from kornia.augmentation.container import ImageSequential
 from kornia.filters import gaussian_blur2d
 from scipy import ndimage
 from rsna_ich.core import DataError, ct_windows, get_window
-from rsna_ich.windows import (AIR, Augment, CropHead, CTTransform, FitSquare, HistScale, HUModule, RandomWindow, ToHU, Window, as_hu,
+from rsna_ich.headers import scan
+from rsna_ich.pixels import SliceReader
+from rsna_ich.windows import (AIR, Augment, CropHead, CTTransform, FitSquare, HistScale, HUModule, RandomWindow, Window, as_hu,
     freqhist_bins)
 
 settings.register_profile('shared machine', deadline=None)
 settings.load_profile('shared machine')
-DATA = Path(os.environ.get('RSNA_ICH_DATA') or Path(__file__).parents[2]/'shared/data')/'rsna/dicom'
 hus = st.integers(-32768, 32767)
 windows = st.one_of(st.sampled_from(sorted(ct_windows)), st.tuples(st.integers(1, 4000), st.integers(-1000, 3000)))
 
@@ -29,7 +29,7 @@ def close(a, b, eps=1e-3): assert torch.allclose(a, b, atol=eps, rtol=0), (a-b).
 
 @pytest.mark.parametrize('bad', [torch.zeros(512, 512), torch.zeros(2, 3, 8, 8), torch.zeros(1, 1, 8, 8).bool(), np.zeros((1, 1, 8, 8)), None,
     torch.zeros(1, 1, 8, 8, dtype=torch.complex64), torch.zeros(0, 1, 8, 8)])
-@pytest.mark.parametrize('step', [as_hu, ToHU(), Window(), CropHead(8), CTTransform(8)])
+@pytest.mark.parametrize('step', [as_hu, Window(), CropHead(8), CTTransform(8)])
 def test_wrong_batches(step, bad):
     with pytest.raises(DataError, match=r'\[B,1,H,W\]'): step(bad)
 
@@ -48,36 +48,6 @@ def test_a_fastai_tensor_comes_out_plain():
 def test_import_leaves_fastai_alone():
     code = "import sys, rsna_ich.windows; sys.exit(any(o.split('.')[0]=='fastai' for o in sys.modules))"
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
-
-# -- HU
-
-def reference_hu(px, slope, intercept, fix):
-    px = px.astype(np.int64)
-    return np.where(fix, (px+1000)%4096 - 1000, px*np.float64(slope) + np.float64(intercept))
-
-rows = st.lists(st.tuples(st.lists(hus, min_size=3, max_size=3), st.integers(-4, 4), st.integers(-3000, 3000), st.booleans()), min_size=1, max_size=6)
-
-@given(rows, st.sampled_from([torch.int16, torch.int32, torch.float32]))
-def test_to_hu_is_exact_for_whole_numbers(rows, dtype):
-    px,slope,intercept,fix = (np.array(o) for o in zip(*rows))
-    got = ToHU()(torch.tensor(px)[:,None,None].to(dtype), slope, torch.tensor(intercept), fix)
-    want = reference_hu(px, slope[:,None], intercept[:,None], fix[:,None])
-    assert (got.squeeze((1, 2)).double().numpy() == want).all()
-
-@given(rows, st.floats(.1, 3))
-def test_to_hu_other_slopes(rows, slope):
-    px = np.array([o[0] for o in rows])
-    got = ToHU()(torch.tensor(px)[:,None,None], slope, -1024.5).squeeze((1, 2))
-    np.testing.assert_allclose(got, reference_hu(px, slope, -1024.5, False), rtol=1e-6, atol=1e-3)
-
-@given(st.lists(st.integers(-1000, 3095), min_size=1))
-def test_to_hu_undoes_the_broken_coding(hu):
-    hu = torch.tensor(hu)
-    assert (ToHU()((hu.remainder(4096)).view(1, 1, 1, -1), fix=True).flatten() == hu).all()
-
-def test_to_hu_takes_uint16():
-    px = torch.full((1, 1, 1, 1), 65535, dtype=torch.uint16)
-    assert ToHU()(px, intercept=-1024).item() == 64511
 
 # -- windows
 
@@ -264,7 +234,7 @@ def test_erase_fills_with_the_asked_hu():
 @pytest.mark.parametrize('container', [ImageSequential, K.AugmentationSequential])
 def test_composes_in_kornia(container):
     kw = dict(data_keys=['input']) if container is K.AugmentationSequential else {}
-    chain = container(ToHU(), CropHead(32), Window(), K.RandomHorizontalFlip(p=1.), **kw)
+    chain = container(CropHead(32), Window(), K.RandomHorizontalFlip(p=1.), **kw)
     x = torch.cat([disc(64), disc(64, .4)])
     close(chain(x), Window()(CropHead(32)(x)).flip(-1), 1e-5)
 
@@ -330,26 +300,10 @@ def test_gpu_is_the_cpu(train, dtype):
 
 # -- real slices
 
-@pytest.fixture(scope='module')
-def real():
-    if not DATA.is_dir(): pytest.skip(f"needs the real slices in {DATA} (or RSNA_ICH_DATA)")
-    import pydicom
-    with pydicom.config.disable_value_validation(): ds = [pydicom.dcmread(o) for o in sorted(DATA.glob('*.dcm'))[:96]]
-    px = [torch.tensor(o.pixel_array.astype(np.int32))[None,None] for o in ds]
-    slope,icpt = ([float(o[k].value) for o in ds] for k in ('RescaleSlope', 'RescaleIntercept'))
-    return ds, torch.cat(px), slope, icpt
-
-@pytest.mark.real
-def test_real_hu_is_pydicoms(real):
-    from pydicom.pixels import apply_modality_lut
-    ds,px,slope,icpt = real
-    want = np.stack([apply_modality_lut(o.pixel_array, o) for o in ds])
-    assert (ToHU()(px, slope, icpt)[:,0].double().numpy() == want).all()
-
 @pytest.mark.real
 def test_real_heads_are_inside_their_boxes(real):
-    _,px,slope,icpt = real
-    hu = ToHU()(px, slope, icpt).clamp(AIR, 3071)
+    df = scan(real/'dicom')[:96]
+    hu = SliceReader(df, 512).read(range(96)).hu(512).clamp(AIR, 3071)
     crop = CropHead(128)
     boxes, found = crop.boxes(hu), crop.mask(hu).flatten(1).any(1)
     kept = (hu > 0) & (hu < 80)

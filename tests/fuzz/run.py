@@ -1,5 +1,5 @@
 "Read mutants in a process that may die, and count what became of each"
-import io, json, mmap, random, resource, subprocess, sys, tempfile, time, warnings
+import io, json, mmap, os, random, resource, subprocess, sys, tempfile, time, warnings
 from collections import Counter
 from pathlib import Path
 import numpy as np, pydicom
@@ -59,7 +59,9 @@ def work(syntax, seed, first, codes, notes):
     "Try the mutants from `first` on; `codes` takes the outcomes, one byte each, and `notes` what there is to say"
     seeds = make_seeds(syntax)
     with open(codes, 'r+b') as f, open(notes, 'a', encoding='utf-8') as out, mmap.mmap(f.fileno(), 0) as done:
+        parent = os.getppid()
         for i in range(first, len(done)):
+            if os.getppid() != parent: return
             src,m = mutant(seeds, syntax, seed, i)
             kind,note = outcome(src, m)
             if kind in ('plausible', 'silent', 'escape', 'leak'): print(json.dumps([i, kind, src.name, m.kind, note]), file=out, flush=True)

@@ -224,6 +224,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rsna_ich.dicom._spread_flags': ('dicom.html#_spread_flags', 'rsna_ich/dicom.py'),
                                 'rsna_ich.dicom._stored': ('dicom.html#_stored', 'rsna_ich/dicom.py'),
                                 'rsna_ich.dicom._syntax': ('dicom.html#_syntax', 'rsna_ich/dicom.py'),
+                                'rsna_ich.dicom._tail_flags': ('dicom.html#_tail_flags', 'rsna_ich/dicom.py'),
                                 'rsna_ich.dicom._used_bits': ('dicom.html#_used_bits', 'rsna_ich/dicom.py'),
                                 'rsna_ich.dicom._words': ('dicom.html#_words', 'rsna_ich/dicom.py'),
                                 'rsna_ich.dicom.broken_coding': ('dicom.html#broken_coding', 'rsna_ich/dicom.py'),

@@ -7,10 +7,10 @@ __all__ = ['FLAGS', 'is_dicom', 'walk_names', 'walk_files', 'get_dicom_files', '
            'to_hu', 'check_kind', 'check_coding', 'n_frames', 'check_span', 'check_slice', 'stored_pixels',
            'read_dicom', 'read_hu', 'window_hu', 'show_hu']
 
-# %% ../nbs/01_dicom.ipynb #3397e298
+# %% ../nbs/01_dicom.ipynb #7fac780d
 import atexit, io, math, os, re, struct, warnings, zlib
 from collections import namedtuple
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Lock, Timer
@@ -26,7 +26,7 @@ from .archive import open_member, split_member
 from .core import (DECODE_BYTES, DECODE_SECONDS, DECODE_START_SECONDS, DicomError, MAX_DEPTH, MAX_ELEMENTS, MAX_HEADER_BYTES,
     MAX_INFLATED_BYTES, MAX_PIXEL_BYTES, MAX_SIDE, get_window)
 
-# %% ../nbs/01_dicom.ipynb #36098ad3
+# %% ../nbs/01_dicom.ipynb #c0eaab6c
 def _need(ok, msg):
     if not ok: raise DicomError(msg)
 
@@ -38,7 +38,7 @@ def _named(name):
     except OSError as e: raise DicomError(f'{name}: {e.strerror or type(e).__name__}') from e
     except MemoryError as e: raise DicomError(f'{name}: not enough memory to read it') from e
     except (KeyboardInterrupt, SystemExit, GeneratorExit): raise
-    except BaseException as e: raise DicomError(f'{name}: the DICOM data is damaged ({type(e).__name__} while reading it)') from e
+    except BaseException as e: raise DicomError(f'{name}: the DICOM data is damaged ({type(e).__name__} while reading it)') from None
 
 @contextmanager
 def _opened(source):
@@ -47,15 +47,14 @@ def _opened(source):
     elif hasattr(source, 'read'): yield source, Path(str(getattr(source, 'name', '<file>'))).name
     else:
         path = Path(source)
-        with _named(path.name):
-            if not path.is_file() and (inside := split_member(path)):
-                with open_member(*inside) as f: yield f, path.name
-                return
-            _need(path.is_file(), 'a folder, not a file' if path.is_dir() else 'no such file' if not path.exists() else 'not a regular file')
-            f = open(path, 'rb')
-        with f: yield f, path.name
+        with ExitStack() as stack:
+            with _named(path.name):
+                inside = None if path.is_file() else split_member(path)
+                _need(inside or path.is_file(), 'a folder, not a file' if path.is_dir() else 'no such file' if not path.exists() else 'not a regular file')
+                f = stack.enter_context(open_member(*inside) if inside else open(path, 'rb'))
+            yield f, path.name
 
-# %% ../nbs/01_dicom.ipynb #1c302433
+# %% ../nbs/01_dicom.ipynb #b84e1bb6
 def is_dicom(path)->bool:
     "Whether the file at `path` has DICOM's `DICM` mark, whatever its name"
     try:
@@ -81,6 +80,7 @@ def walk_files(root):
     "`walk_names` as `Path`s"
     return (Path(root)/o for o in walk_names(root))
 
+# %% ../nbs/01_dicom.ipynb #d2c40c6b
 def get_dicom_files(
     path, # a folder
 )->list: # of `Path`
@@ -165,7 +165,7 @@ def _body(buf, pos, size, implicit, order):
         ordered,last = ordered and tag > last, tag
     raise DicomError(f'more than {MAX_ELEMENTS} elements in the header')
 
-# %% ../nbs/01_dicom.ipynb #58a9ce92
+# %% ../nbs/01_dicom.ipynb #80231417
 _Syntax = namedtuple('_Syntax', 'name implicit order codec lossy', defaults=(False, _LITTLE, None, False))
 _SYNTAXES = {f'1.2.840.10008.1.2{k}':_Syntax(*v) for k,v in {
     '':('implicit', True), '.1':('explicit',), '.1.99':('deflated',), '.2':('big endian', False, _BIG),
@@ -186,10 +186,10 @@ def _meta(buf, size):
     if len(buf) < pos+2 and len(buf) < size: raise struct.error('more of the file is needed')
     _need(0x00020010 in elements, 'no TransferSyntaxUID, so its coding is unknown')
     uid = elements[0x00020010].value.decode('latin-1').strip(' \0')
-    _need(uid in _SYNTAXES, f"its transfer syntax {uid if re.fullmatch('[0-9.]{1,64}', uid) else ''} can't be read".replace('  ', ' '))
+    _need(uid in _SYNTAXES, f"its transfer syntax {uid if re.fullmatch(r'1[.]2[.]840[.]10008[.][0-9.]{1,50}', uid) else '(none of DICOM)'} can't be read")
     return elements, _SYNTAXES[uid], pos
 
-# %% ../nbs/01_dicom.ipynb #0c3c051f
+# %% ../nbs/01_dicom.ipynb #e9329578
 def _prefix(f, size, parse):
     "What `parse` makes of the first bytes of the stream `f`; while they aren't enough, it is given more"
     n = 4096
@@ -197,35 +197,35 @@ def _prefix(f, size, parse):
         f.seek(0)
         buf = f.read(min(n, MAX_HEADER_BYTES))
         try: return parse(buf)
-        except struct.error as e:
-            if len(buf) >= size: raise DicomError('the file is cut off inside its header') from e
+        except struct.error:
+            if len(buf) >= size: raise DicomError('the file is cut off inside its header') from None
             _need(n < MAX_HEADER_BYTES, f'a header of more than {MAX_HEADER_BYTES} bytes')
         n *= 8
 
 def _inflated(f, pos):
-    "The dataset of a deflated file, whose compressed form starts at `pos`"
-    z,out,step = zlib.decompressobj(-zlib.MAX_WBITS),bytearray(),1<<20
+    "The dataset of a deflated file, whose compressed form starts at `pos`, as a file in memory"
+    z,out,crc,step = zlib.decompressobj(-zlib.MAX_WBITS),io.BytesIO(),0,1<<20
     f.seek(pos)
     while not z.eof:
         chunk = z.unconsumed_tail or f.read(step)
         piece = z.decompress(chunk, step)
-        out += piece
+        out.write(piece)
+        crc = zlib.crc32(piece, crc)
         _need(chunk or piece, 'the deflated data is cut off')
-        _need(len(out) <= MAX_INFLATED_BYTES, f'the deflated data grows to more than {MAX_INFLATED_BYTES} bytes')
-    rest = z.unused_data + f.read(16)
-    trailer = struct.pack('<II', zlib.crc32(out), len(out))
+        _need(out.tell() <= MAX_INFLATED_BYTES, f'the deflated data grows to more than {MAX_INFLATED_BYTES} bytes')
+    rest,trailer = z.unused_data + f.read(16), struct.pack('<II', crc, out.tell())
     _need(len(rest) <= 1 or (rest.startswith(trailer) and len(rest) <= 9), 'the deflated data is damaged, or something follows it')
-    return bytes(out)
+    return out
 
-# %% ../nbs/01_dicom.ipynb #608eab74
+# %% ../nbs/01_dicom.ipynb #cf57e924
 def _header(f):
     "The header of the open file `f`, and the stream that its pixels stand in: `f`, or what it inflates to"
     size = f.seek(0, os.SEEK_END)
     _need(size > 0, 'an empty file')
     meta,syntax,body = _prefix(f, size, partial(_parsed, size=size))
     if syntax.name == 'deflated':
-        f = io.BytesIO(_inflated(f, body))
-        size = f.seek(0, os.SEEK_END)
+        f = _inflated(f, body)
+        size = f.tell()
         body = _prefix(f, size, lambda buf: _body(buf, 0, size, False, _LITTLE))
     return _dataset(meta, syntax, body, size), f
 
@@ -272,7 +272,7 @@ def _parse_int(value, little):
     if len(value) not in (0, 2, 4): raise ValueError('not one whole number')
     return int.from_bytes(value, 'little' if little else 'big') if value else None
 
-# %% ../nbs/01_dicom.ipynb #b060ac14
+# %% ../nbs/01_dicom.ipynb #89a90c89
 def header_value(
     ds:Dataset, # as `read_header` or `read_dicom` returns it
     name:str, # one of the header table's field names: 'rows', 'slope', 'position', …
@@ -282,7 +282,7 @@ def header_value(
     el = ds.get_item(BaseTag(tag))
     if el is None or el.value is None: return None
     try: return _parse(el.value, kind, getattr(el, 'is_little_endian', True)) if len(str(el.value)) else None
-    except (ArithmeticError, AttributeError, TypeError, ValueError) as e: raise DicomError(f"the header's {name} can't be read as {kind}") from e
+    except (ArithmeticError, AttributeError, TypeError, ValueError): raise DicomError(f"the header's {name} can't be read as {kind}") from None
 
 def _syntax(ds):
     uid = getattr(ds, 'file_meta', {}).get('TransferSyntaxUID')
@@ -293,7 +293,7 @@ def _one(ds, name):
     v = header_value(ds, name)
     return v[0] if isinstance(v, list) and v else v if not isinstance(v, list) else None
 
-# %% ../nbs/01_dicom.ipynb #fec7a8f2
+# %% ../nbs/01_dicom.ipynb #96f19491
 def broken_coding(bits_stored, pixel_representation, intercept):
     "Whether (each of) these header values are of the 123 RSNA files whose signed pixels are declared unsigned; numbers, arrays or columns"
     return (bits_stored == 12) & (pixel_representation == 0) & ((intercept == 0) | (intercept == 1))
@@ -306,12 +306,11 @@ def to_hu(
     dtype=np.float32, # of the result; int16 is rounded and clipped
 )->np.ndarray: # HU, the shape of `px`
     "Hounsfield units from stored pixels: the one definition in this library"
-    hu = np.asarray(px).astype(np.int32)
-    if fix:
-        hu += 1000
-        hu &= 4095
-        hu -= 1000
-    elif float(slope).is_integer() and float(intercept).is_integer() and abs(slope) < 2**14 and abs(intercept) < 2**29:
+    whole = float(slope).is_integer() and float(intercept).is_integer()
+    small = whole and abs(slope) < 2**8 and abs(intercept) < 2**20 # then float32 holds every value exactly
+    hu = np.asarray(px).astype(dtype if small and not fix and dtype in (np.float32, np.float64) else np.int32)
+    if fix: hu = np.asarray(((hu + 1000) & 4095) - 1000)
+    elif whole and abs(slope) < 2**14 and abs(intercept) < 2**29:
         hu *= int(slope)
         hu += int(intercept)
     else: hu = np.asarray(hu*float(slope) + float(intercept))
@@ -336,7 +335,7 @@ def check_kind(
     _need(_one(ds, 'rows') is not None and _one(ds, 'cols') is not None, "no Rows and Columns in the header: it holds no image")
     _need(spp in (1, None) and pi in ('MONOCHROME1', 'MONOCHROME2', None), f"a colour image ({_plainly(pi)}, {spp} samples a pixel), not a CT slice")
 
-# %% ../nbs/01_dicom.ipynb #891c9f4a
+# %% ../nbs/01_dicom.ipynb #8081b1a3
 def check_coding(
     ds:Dataset, # a header
 ):
@@ -350,7 +349,7 @@ def check_coding(
     _need(pr in (0, 1), f"pixel representation is {pr}, 0 (unsigned) or 1 (signed) is needed")
     _check_rescale(ds)
     size,nf = _one(ds, 'rows')*_one(ds, 'cols')*ba//8, n_frames(ds)
-    _need(nf >= 1 and size*nf <= MAX_PIXEL_BYTES, f"{nf} frames of {size} bytes; at most {MAX_PIXEL_BYTES} bytes a file are read")
+    _need(nf >= 1 and size*nf <= MAX_PIXEL_BYTES, f"{nf if nf < 10_000 else 'too many'} frames of {size} bytes; at most {MAX_PIXEL_BYTES} bytes a file are read")
 
 def _check_rescale(ds):
     _need(0x00283000 not in ds, "a lookup table stands in for slope and intercept (Modality LUT Sequence); it can't be applied")
@@ -359,7 +358,7 @@ def _check_rescale(ds):
         _need(v, f"no rescale {k} in the header, so its Hounsfield units can't be known")
         _need(len(v) == 1, f"{len(v)} values of rescale {k}, there is one too many")
         _need(math.isfinite(v[0]) and (k == 'intercept' or v[0] != 0), f"rescale {k} is {v[0]:g}, which gives no Hounsfield units")
-        _need(lo <= abs(v[0]) <= hi, f"rescale {k} is {v[0]:g}, between -{hi:g} and {hi:g} it could be true")
+        _need(lo <= abs(v[0]) <= hi, f"rescale {k} is larger or smaller than any that could be true (up to {hi:g} either way)")
 
 def n_frames(ds:Dataset)->int: # 1 where the header doesn't say
     "How many frames the header of `ds` declares"
@@ -383,13 +382,13 @@ def check_span(ds:Dataset):
     _need(n <= need + 1, f"PixelData holds {n} bytes, {why}; the header doesn't fit the pixels")
     _need(syntax.order is _LITTLE or bits == 16, '8-bit pixels in big endian order')
 
-# %% ../nbs/01_dicom.ipynb #55740a33
+# %% ../nbs/01_dicom.ipynb #bf51f6af
 FLAGS = MappingProxyType(dict(order='elements are not in the order of their tags', frames='several frames in one file', high_bit='no HighBit in the header',
     inverted='MONOCHROME1: meant to be shown inverted; its HU are as stored', lossy='compressed with loss: its HU are approximate',
     slope='the rescale slope is not 1', intercept='the rescale intercept is none of -8192, -1024, -1000 and 0', rescale_type='the rescale is said to give other units than HU',
     mended='signed pixels under a header that calls them unsigned, mended', narrow='the declared bits cannot hold -1000 to 2000 HU',
     spare_bits='bits of the pixels that should be unused are in use', top_bit='unsigned 16-bit pixels use the top bit, as signed ones would',
-    codec_bits='the compressed pixels have other bits than the header says', hu_range='HU are spread as no CT spreads them', no_air='hardly a pixel is air'))
+    tail='what follows the pixels is no DICOM', codec_bits='the compressed pixels have other bits than the header says', hu_range='HU are spread as no CT spreads them', no_air='hardly a pixel is air'))
 
 # %% ../nbs/01_dicom.ipynb #fcff04a7
 def _image(ds):
@@ -484,7 +483,7 @@ def _jpeg_says(frame, rows, cols, bits, kinds=()):
 
 _NOT_BEFORE_SIZE = {0xFF00+o for o in {*range(0xC0, 0xD0), *range(0xD0, 0xDB), 0xF7} - {0xC4, 0xC8, 0xCC}}
 
-# %% ../nbs/01_dicom.ipynb #8283fe87
+# %% ../nbs/01_dicom.ipynb #4ca9bc26
 def _j2k_says(frame, rows, cols, bits):
     mark,siz,_,_,x,y,x0,y0,tx,ty,tx0,ty0,samples,depth,dx,dy = struct.unpack_from('>4H8IH3B', frame)
     _need((mark, siz) == (0xFF4F, 0xFF51), 'no JPEG 2000 codestream')
@@ -499,9 +498,9 @@ _SAYS = dict(rle=_rle_says, j2k=_j2k_says, jpeg=partial(_jpeg_says, kinds=(0xFFC
 def _check_frame(frame, codec, rows, cols, allocated, stored, signed):
     "How many bits the decoder will give for a pixel; a `DicomError` when the frame and the header don't agree"
     try: r,c,samples,bits,sign = _SAYS[codec](frame, rows, cols, allocated)
-    except struct.error as e: raise DicomError('the compressed pixels are cut off inside their header') from e
+    except struct.error: raise DicomError('the compressed pixels are cut off inside their header') from None
     _need((r, c, samples) == (rows, cols, 1), f"the compressed pixels are {r}x{c} with {samples} samples, the header says {rows}x{cols} with 1")
-    _need(bits <= allocated and (bits >= stored or not signed), f"the compressed pixels have {bits} bits, the header says {stored} of {allocated}")
+    _need(bits <= allocated and (bits >= stored or not signed or sign is not None), f"the compressed pixels have {bits} bits, the header says {stored} of {allocated}")
     _need(sign in (None, signed), f"the compressed pixels are {'signed' if sign else 'unsigned'}, the header says the opposite")
     return bits
 
@@ -558,7 +557,7 @@ def _serve():
         _send(out, _ANSWER.pack(kind, len(data)) + data)
         alarm(0)
 
-# %% ../nbs/01_dicom.ipynb #081579b6
+# %% ../nbs/01_dicom.ipynb #ca466111
 def _send(fd, data):
     data = memoryview(data)
     while data: data = data[os.write(fd, data):]
@@ -571,11 +570,13 @@ def _receive(f, n):
         data += more
     return bytes(data)
 
+_SERVE = 'from rsna_ich.dicom import _serve; _serve()'
+
 def _new_process():
     import rsna_ich, sys
     from subprocess import DEVNULL, PIPE, Popen
     paths = [str(Path(rsna_ich.__file__).parents[1]), *(o for o in sys.path if os.path.isabs(o))]
-    code = f'import sys; sys.path[:] = {paths!r}; from rsna_ich.dicom import _serve; _serve()'
+    code = f'import sys; sys.path[:] = {paths!r}; {_SERVE}'
     env = os.environ | dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1')
     return Popen([sys.executable, '-I', '-c', code], stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=env, bufsize=0, close_fds=True)
 
@@ -638,7 +639,7 @@ _decoder = _Decoder()
 atexit.register(_decoder.stop)
 if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_decoder.forget)
 
-# %% ../nbs/01_dicom.ipynb #91c1ade3
+# %% ../nbs/01_dicom.ipynb #f5fc9843
 _WHY = {b'P':'there is no decoder for its compressed pixels; install one with: pip install "pylibjpeg[all]"', b'M':f'its compressed pixels need more than {DECODE_BYTES} bytes to decode'}
 
 def _decoded(ds, syntax):
@@ -654,8 +655,9 @@ def _decoded(ds, syntax):
     _need(kind == b'D', f"the compressed pixels are damaged ({px.decode('latin-1') if px.isalpha() else 'unknown'} while decoding them)")
     _need(len(px) == most, f'the compressed pixels decode to {len(px)} bytes, the header needs {most}')
     px,bits = np.frombuffer(px, f"<{'iu'[not signed]}{allocated//8}").reshape(n, rows, cols), bits.pop()
+    ok = bits == allocated or (px.min() >= _bounds(bits, signed)[0] and px.max() < 1 << bits)
     if signed and bits < allocated: px = (px << (allocated-bits)) >> (allocated-bits)
-    if syntax.codec != 'rle': _need(_fits(px, stored, signed), f'the compressed pixels have values of more than the {stored} bits that the header says')
+    _need(ok and (syntax.codec == 'rle' or _fits(px, stored, signed)), f'the compressed pixels have values of more than the {stored} bits that the header says')
     return px, bits in (stored, allocated if syntax.codec == 'rle' else stored)
 
 def _piece(data): return struct.pack('<HHI', 0xFFFE, 0xE000, len(data) + len(data)%2) + data + b'\0'*(len(data)%2)
@@ -699,12 +701,12 @@ def _stored(ds, frame):
 
 def _name(ds): return getattr(ds, 'source', 'Dataset')
 
-# %% ../nbs/01_dicom.ipynb #462ff82c
-_HIST = 128 # rows and columns looked at for the spread of HU, evenly over the slice
+# %% ../nbs/01_dicom.ipynb #0cc546a9
+_LOOK = 16,128,128 # frames, rows and columns at most that the spread of HU is taken from, evenly over the file
 
 def _spread_flags(px, slope, intercept, fix):
     "The words of `FLAGS` that the HU of the stored pixels [frames,rows,cols] deserve"
-    px = px[:, ::-(-px.shape[1]//_HIST), ::-(-px.shape[2]//_HIST)].astype(np.int32).ravel()
+    px = px[tuple(slice(None, None, -(-n//most)) for n,most in zip(px.shape, _LOOK))].astype(np.int32).ravel()
     lo = px.min()
     share = np.bincount(px - lo)/px.size
     hu = to_hu(np.arange(lo, lo+len(share)), slope, intercept, fix)
@@ -722,7 +724,7 @@ def _pixel_flags(ds):
     if header_value(ds, 'modality') == 'CT': flags += _spread_flags(_used_bits(px, stored, signed), *_rescale(ds))
     return flags
 
-# %% ../nbs/01_dicom.ipynb #9ec01bb2
+# %% ../nbs/01_dicom.ipynb #64b9c2a4
 def read_dicom(
     source, # path, bytes, or an open binary file
     modality='CT', # the modality that is wanted, or None for any
@@ -733,9 +735,10 @@ def read_dicom(
         ds.source,ds.flags = name, check_slice(ds, modality)
         _,start,n = ds.pixel_span
         ds.PixelData = _compressed(_bytes_at(stream, start, MAX_PIXEL_BYTES)) if _syntax(ds).codec else _bytes_at(stream, start, n)
-        ds.flags += _pixel_flags(ds)
+        ds.flags += _pixel_flags(ds) + _tail_flags(stream, start + (len(ds.PixelData) + 8 if n == _OPEN else n), ds)
     return ds
 
+# %% ../nbs/01_dicom.ipynb #0a55bdbe
 def _bytes_at(f, start, n):
     f.seek(start)
     return f.read(n)
@@ -745,6 +748,13 @@ def _compressed(data):
     stop = _fragments(data)[1]
     _need(stop is not None, 'the compressed pixels are cut off')
     return data[:stop]
+
+def _tail_flags(f, pos, ds):
+    "A word when what follows the pixels is not more elements: then bytes were lost or added somewhere"
+    if pos >= ds.file_bytes: return []
+    try: tags = _body(_bytes_at(f, pos, 1<<20), 0, ds.file_bytes-pos, _syntax(ds).implicit, _syntax(ds).order).elements
+    except (DicomError, struct.error): return ['tail']
+    return [] if min(tags, default=0) > _PIXEL_DATA else ['tail']
 
 # %% ../nbs/01_dicom.ipynb #6524b88b
 def read_hu(

@@ -29,7 +29,7 @@ def source_table(
     if not len(df): raise DataError('there is no file to predict')
     return df
 
-# %% ../nbs/12_infer.ipynb #67dcbc55
+# %% ../nbs/12_infer.ipynb #e5e0a762
 def _probs(learn, model, batch):
     "Probabilities [B,6] of one `StoredBatch`, NaN where a slice couldn't be read"
     res,(b,keep) = np.full((len(batch.coding), len(LABELS)), np.nan), batch.good()
@@ -58,24 +58,24 @@ def predict(
     tta:bool=False, # average over mirrored and shifted views?
     bs:int=64, # slices at a time
     threads:int=None, # that read files; two a core when None
-)->pd.DataFrame: # a row a file: `sop`, `LABELS`, then path, patient, study, series, z, error, pixels_sha256
+)->pd.DataFrame: # a row a file: `sop`, `LABELS`, then path, patient, study, series, z, error, pixels_sha256, flags
     "Six probabilities for every file of `source`, in input order; for files that can't be read, why"
     learn = model if isinstance(model, ICHLearner) else load_model(model)
     table = source_table(source).reset_index(drop=True)
     other = table.error.isna() & (table.modality != 'CT').fillna(True)
     table.loc[other, 'error'] = 'the modality is ' + table.modality[other].fillna('not given') + ', CT is wanted'
     rows = np.flatnonzero(table.error.isna())
-    probs,error,digest = np.full((len(table), len(LABELS)), np.nan), table.error.astype(object).to_numpy(), np.full(len(table), None)
-    error = np.where(pd.isna(error), None, table.name.map(lambda o: Path(o).name) + ': ' + table.error)
+    probs,notes = np.full((len(table), len(LABELS)), np.nan), np.full((len(table), 2), None)
+    error = np.where(table.error.isna(), None, table.name.map(lambda o: Path(o).name) + ': ' + table.error)
     good = _kept(table, rows)
     learn.chain.eval()
     net = (Views(learn.model) if tta else learn.model).eval()
     with torch.inference_mode():
-        for idxs,b in _batches(SliceReader(good, learn.ct.item_size, threads, digest=True), bs):
-            probs[rows[idxs]],digest[rows[idxs]] = _probs(learn, net, b),b.digests
+        for idxs,b in _batches(SliceReader(good, learn.ct.item_size, threads, notes=True), bs):
+            probs[rows[idxs]],notes[rows[idxs]] = _probs(learn, net, b),[o or (None, None) for o in b.notes]
             for k,e in b.errors.items(): error[rows[idxs[k]]] = e
     res = pd.concat([table[['sop']], pd.DataFrame(probs, columns=list(LABELS)), table['name patient study series z'.split()].rename(columns=dict(name='path'))], axis=1)
-    return res.assign(error=error, pixels_sha256=digest).astype({c:'string' for c in 'sop patient study series path error pixels_sha256'.split()})
+    return res.assign(error=error, pixels_sha256=notes[:,0], flags=notes[:,1]).astype({c:'string' for c in 'sop patient study series path error pixels_sha256 flags'.split()})
 
 # %% ../nbs/12_infer.ipynb #f4f4c015
 def changed_since(

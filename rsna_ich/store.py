@@ -131,13 +131,13 @@ class _Unfinished:
         self.pixels.close()
         self.lines.close()
 
-# %% ../nbs/07_store.ipynb #efa4592d
+# %% ../nbs/07_store.ipynb #ba5dfd7f
 def _fill(todo, reader, fit, read_size, bs, device, levels):
     "Read and fit all slices that `todo` lacks"
     parts = [range(i, min(i+bs, len(reader))) for i in range(todo.done, len(reader), bs)]
     for k,b in enumerate(progress(ahead(reader.read, parts), 'preparing', len(parts), 'batches')):
         px,brain = fit_batch(b, fit, read_size, device, levels)
-        todo.add(px, [[None if i in b.errors else float(brain[i]), b.digests[i], b.errors.get(i)] for i in range(len(px))])
+        todo.add(px, [[None if i in b.errors else float(brain[i]), *(b.notes[i] or (None, None)), b.errors.get(i)] for i in range(len(px))])
         if k % EVERY == EVERY-1: todo.note()
     todo.note()
 
@@ -166,7 +166,7 @@ def prepare(
     good.attrs = dict(df.attrs)
     out.mkdir(parents=True, exist_ok=True)
     with _Unfinished(out, fp, (len(good), size, size), dtype) as todo, torch.inference_mode():
-        reader = SliceReader(good, settings['read_size'], threads, digest=True)
+        reader = SliceReader(good, settings['read_size'], threads, notes=True)
         _fill(todo, reader, fitter(size, crop).to(device), settings['read_size'], bs, device, torch.from_numpy(hu_levels()) if dtype == 'uint8' else None)
     return _finish(df, good, out, settings | dict(slices=len(good), fingerprint=fp))
 
@@ -175,12 +175,13 @@ def file_sha256(path)->str: # hex
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 def _finish(df, good, out, settings):
-    with open(out/'lines.part.jsonl') as f: brain,digest,error = map(np.array, zip(*map(json.loads, f)), repeat(object))
+    with open(out/'lines.part.jsonl') as f: brain,digest,flags,error = map(np.array, zip(*map(json.loads, f)), repeat(object))
     bad = pd.notna(error)
     if bad.all(): raise DataError(f'none of the {len(good)} slices can be read; the first: {error[0]}')
     index = df.assign(row=pd.array([pd.NA]*len(df), 'Int64'), brain=np.nan, pixels_sha256=pd.array([pd.NA]*len(df), 'string'))
     index.loc[good.index, 'brain'] = brain.astype(float)
     index.loc[good.index, 'pixels_sha256'] = pd.array(digest, 'string')
+    index.loc[good.index, 'flags'] = pd.array(flags, 'string')
     index.loc[good.index[bad], 'error'] = error[bad]
     index.loc[good.index[~bad], 'row'] = np.flatnonzero(~bad)
     index.attrs = dict(df.attrs)

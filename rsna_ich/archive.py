@@ -363,7 +363,7 @@ def _found(path, name):
     if why: raise DicomError(f'{(Path(path)/name).name}: {why}')
     return a, a.index[i]
 
-# %% ../nbs/01_archive.ipynb #fd66e64d
+# %% ../nbs/01_archive.ipynb #ac2b34a3
 Member = namedtuple('Member', 'name size error')
 
 def archive_members(
@@ -378,7 +378,8 @@ def archive_order(
 )->list: # of names
     "The members that can be opened, in the order in which they lie in the archive"
     idx = _archive(path).index
-    return [name for _,name in sorted((rec[0], name) for i,(name,rec) in enumerate(zip(idx.names, _RECORD.iter_unpack(idx.recs))) if i not in idx.faults)]
+    at = array('Q', (rec[0] for rec in _RECORD.iter_unpack(idx.recs)))
+    return [idx.names[i] for i in sorted(range(len(at)), key=at.__getitem__) if i not in idx.faults]
 
 # %% ../nbs/01_archive.ipynb #1b5ff138
 class _MemberFile(io.RawIOBase):

@@ -30,7 +30,7 @@ MAX_DIRECTORY_BYTES = 1 << 30   # of a zip's table of contents
 MAX_TAR_HEADER_BYTES = 1 << 20  # of one extended header in a tar
 MAX_XZ_BYTES = 128 << 20        # of memory that an xz file may ask for; `xz -9` needs 65 MiB
 
-# %% ../nbs/01_archive.ipynb #1d6724f6
+# %% ../nbs/01_archive.ipynb #13291f31
 _STEP = 1 << 20  # bytes at a time
 _BROKEN = (zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError, OverflowError)
 _UNPACKERS = dict(deflate=lambda: zlib.decompressobj(-15), gz=lambda: zlib.decompressobj(31), bz2=bz2.BZ2Decompressor,
@@ -39,6 +39,7 @@ _UNPACKERS = dict(deflate=lambda: zlib.decompressobj(-15), gz=lambda: zlib.decom
 def _need(ok, msg):
     if not ok: raise DataError(msg)
 
+# %% ../nbs/01_archive.ipynb #12269701
 class _Inflated:
     "What `packed` bytes of a file from `start` on unpack to, read forward; `free` bytes may have any ratio"
     def __init__(self, fd, start, packed, kind, free=math.inf):
@@ -144,7 +145,7 @@ def _zip_end(fd, size):
     _need(start + length == end, 'its table of contents is not where it should be; the zip is damaged')
     return n, start, length
 
-# %% ../nbs/01_archive.ipynb #753aeb9c
+# %% ../nbs/01_archive.ipynb #4a5a7e18
 _Row = namedtuple('_Row', 'name fault offset packed size crc deflated name_bytes name_crc', defaults=[None]+[0]*7)
 _ENTRY = struct.Struct('<4s4x2H4x3I3H4x2I')
 
@@ -157,6 +158,7 @@ def _zip64(extra, values):
     wide = list(struct.unpack_from(f'<{n//8}Q', extra, 4))[::-1]
     return [wide.pop() if v == 0xFFFFFFFF and wide else v for v in values]
 
+# %% ../nbs/01_archive.ipynb #dfd14699
 def _zip_fault(flags, method, mode, packed, size):
     if stat.S_ISLNK(mode): return 'not read from the archive: a symbolic link'
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG): return 'not read from the archive: no regular file'
@@ -179,7 +181,7 @@ def _zip_rows(table, n):
         pos += 46+nl+xl+cl
     _need(pos == len(table), 'its table of contents is longer than its entries; the zip is damaged')
 
-# %% ../nbs/01_archive.ipynb #52f53182
+# %% ../nbs/01_archive.ipynb #bfa0936d
 def _text(raw): return raw.decode('utf-8', 'surrogateescape')
 
 def _pax(data):
@@ -193,6 +195,7 @@ def _pax(data):
         res[_text(key)],pos = _text(value),end
     return res
 
+# %% ../nbs/01_archive.ipynb #7743e7f8
 def _extension(kind, data):
     "What an extended header tells of the next member"
     if kind == b'L': return dict(path=_text(data.split(b'\0', 1)[0]))
@@ -222,7 +225,7 @@ def _tar_row(name, pos, size, kind, read):
     except _BROKEN as e: loss = _loss(e)
     return _Row(name, fault or loss and f'the archive is {loss} inside this file', pos, size, size), loss
 
-# %% ../nbs/01_archive.ipynb #f8b60550
+# %% ../nbs/01_archive.ipynb #dfb0b069
 def _tar_headers(read):
     "Name, place, size and type of each member of the tar whose bytes `read(pos, n)` gives"
     pos,ext = 0,{}
@@ -244,6 +247,7 @@ def _tar_headers(read):
         if not (rest := read(end, _STEP)): return
         if rest.strip(b'\0'): raise ValueError
 
+# %% ../nbs/01_archive.ipynb #c319dd8f
 def _tar_rows(read):
     "The members of a tar, and a last row for what is lost"
     loss = None
@@ -255,7 +259,15 @@ def _tar_rows(read):
     except _BROKEN as e: loss = _loss(e)
     if loss: yield _Row('', f'the archive is {loss}; what lay beyond this point is not listed')
 
-# %% ../nbs/01_archive.ipynb #0fae0e03
+# %% ../nbs/01_archive.ipynb #340b15bb
+def _apart(starts, reach, end):
+    "Where a zip's entries start, in order, and `end`; no entry may reach into the next"
+    order = sorted(range(len(starts)), key=starts.__getitem__)
+    res = array('Q', [*map(starts.__getitem__, order), end])
+    _need(all(map(operator.le, map(reach.__getitem__, order), res[1:])), 'entries that share their bytes; it is refused as a bomb')
+    return res
+
+# %% ../nbs/01_archive.ipynb #535e437d
 _RECORD = struct.Struct('<3QI?HI')
 _Record = namedtuple('_Record', _Row._fields[2:])
 
@@ -281,21 +293,14 @@ class _Index:
         self._refuse_twins()
     def _refuse_twins(self):
         for i in (i for i,same in enumerate(map(operator.eq, self.names, self.names[1:])) if same):
-            for j in (i, i+1): self.faults[j] = 'not read from the archive: several members have this name'
+            for j in (i, i+1): self.faults.setdefault(j, 'not read from the archive: several members have this name')
     def __getitem__(self, i): return _Record(*_RECORD.unpack_from(self.recs, i*_RECORD.size))
     def find(self, name):
         "Where `name` is, or None"
         i = bisect_left(self.names, name)
         return i if i < len(self.names) and self.names[i] == name else None
 
-def _apart(starts, reach, end):
-    "Where a zip's entries start, in order, and `end`; no entry may reach into the next"
-    order = sorted(range(len(starts)), key=starts.__getitem__)
-    res = array('Q', [*map(starts.__getitem__, order), end])
-    _need(all(map(operator.le, map(reach.__getitem__, order), res[1:])), 'entries that share their bytes; it is refused as a bomb')
-    return res
-
-# %% ../nbs/01_archive.ipynb #7af6602f
+# %% ../nbs/01_archive.ipynb #9dd9123c
 @contextmanager
 def _naming(path, error):
     "Turn whatever is wrong with an archive or a member into an `error` that begins with its name"
@@ -304,6 +309,7 @@ def _naming(path, error):
     except OSError as e: raise error(f"{Path(path).name}: {e.strerror or 'the packed data is damaged'}") from e
     except _BROKEN as e: raise error(f"{Path(path).name}: {'the packed data is cut off' if isinstance(e, EOFError) else 'the archive is damaged'}") from e
 
+# %% ../nbs/01_archive.ipynb #b4a36aee
 class _Archive:
     "An open archive: its `index`, and how to read its members"
     def __init__(self, path):
@@ -357,7 +363,7 @@ def _found(path, name):
     if why: raise DicomError(f'{(Path(path)/name).name}: {why}')
     return a, a.index[i]
 
-# %% ../nbs/01_archive.ipynb #fd66e64d
+# %% ../nbs/01_archive.ipynb #ac2b34a3
 Member = namedtuple('Member', 'name size error')
 
 def archive_members(
@@ -372,7 +378,8 @@ def archive_order(
 )->list: # of names
     "The members that can be opened, in the order in which they lie in the archive"
     idx = _archive(path).index
-    return [name for _,name in sorted((rec[0], name) for i,(name,rec) in enumerate(zip(idx.names, _RECORD.iter_unpack(idx.recs))) if i not in idx.faults)]
+    at = array('Q', (rec[0] for rec in _RECORD.iter_unpack(idx.recs)))
+    return [idx.names[i] for i in sorted(range(len(at)), key=at.__getitem__) if i not in idx.faults]
 
 # %% ../nbs/01_archive.ipynb #1b5ff138
 class _MemberFile(io.RawIOBase):

@@ -497,6 +497,13 @@ def test_a_tar_that_is_cut_off(tmp_path, kind):
             for name,d in members:
                 if name in got and not got[name]: assert content(tmp_path/'x', name) == d
 
+def test_a_member_without_a_name(tmp_path):
+    "It doesn't hide the row that speaks for the archive, which has no name either"
+    (tmp_path/'x.tar').write_bytes(tar_of(GOOD, (head(b'', size=3), b'abc'))[:-1024])
+    assert [(m.name, m.error) for m in archive_members(tmp_path/'x.tar')] == [('', 'not read from the archive: it has no name'),
+        ('', 'the archive is cut off; what lay beyond this point is not listed'), ('good.dcm', None)]
+    with pytest.raises(DicomError, match='^x.tar: not read'): open_member(tmp_path/'x.tar', '')
+
 def test_two_tars_end_to_end(tmp_path):
     (tmp_path/'x.tar').write_bytes(tar_of(GOOD) + tar_of((head(b'more.dcm'), b'')))
     assert list(errors(tmp_path/'x.tar')) == ['', 'good.dcm']

@@ -7,7 +7,7 @@ __all__ = ['HEADER_COLS', 'PART', 'ID_COLS', 'header_frame', 'header_values', 'h
            'plain_row', 'learn_coding', 'header_part', 'scan', 'scan_paths', 'save_headers', 'load_headers',
            'file_paths', 'scan_to', 'header_counts', 'hash_id', 'deidentify', 'slice_position', 'in_slice_order']
 
-# %% ../nbs/02_headers.ipynb #9786e9c3
+# %% ../nbs/02_headers.ipynb #f942bcc3
 import hmac, json, os, shutil, struct
 from contextlib import suppress
 from functools import lru_cache
@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
 from joblib import Parallel, delayed
-from .archive import archive_members, is_archive, read_head, split_member
+from .archive import archive_members, archive_order, is_archive, read_head, split_member
 from .core import DataError, DicomError, MAX_ELEMENTS, RsnaIchError, progress, write_whole
 from .dicom import (_LITTLE, _MORE_TAGS, _OPEN, _TAGS, _VRS, _WIDE, _holds_items, _named, _sequence_end, check_slice, header_value, n_frames,
     read_header, walk_names)
@@ -224,12 +224,13 @@ def header_part(
         rows.append(_bad_row(name, why) if why else _row(root, name, head, modality, codings))
     return pa.table([pa.array(c, t) for c,t in zip(zip(*rows), _KINDS.values())], schema=_SCHEMA)
 
-# %% ../nbs/02_headers.ipynb #b6607510
+# %% ../nbs/02_headers.ipynb #313b6f1b
 def _listing(root):
     "An iterator of the parts of the names under `root`, and how many names there are"
     if root.is_dir(): names,n = walk_names(root),sum(1 for _ in walk_names(root))
     else:
-        names = archive_members(root)
+        place = {o:i for i,o in enumerate(archive_order(root))}
+        names = sorted(archive_members(root), key=lambda o: place.get(o.name, len(place)))
         n = len(names)
     if not n: raise DataError(f'{root.name}: the folder holds no files')
     it = iter(names)

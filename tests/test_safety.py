@@ -1,16 +1,14 @@
 "Nothing lost and nothing told: full disks, archives, planted canaries, models that are programs"
-import json, os, resource, subprocess, sys, zipfile
+import json, resource, subprocess, sys, zipfile
 from pathlib import Path
 import numpy as np, pandas as pd, pydicom, pytest
-from rsna_ich import learner as learner_module
 from rsna_ich.core import DataError, LABELS, ModelError
 from rsna_ich.data import slice_table
 from rsna_ich.evaluate import evaluate
-from rsna_ich.headers import deidentify, header_row, load_headers, save_headers, scan, scan_to
+from rsna_ich.headers import deidentify, header_row, load_headers, save_headers, scan
 from rsna_ich.infer import changed_since, predict
 from rsna_ich.labels import read_labels, save_predictions, write_submission
 from rsna_ich.learner import load_model, train_model
-from rsna_ich.phantom import write_dicom
 from rsna_ich.store import Store, prepare, verify
 
 def _train(table, out, **kwargs):

@@ -313,7 +313,7 @@ def file_paths(df:pd.DataFrame)->list: # of `Path`
     if 'root' not in df.attrs: raise DataError("the table doesn't tell which folder its paths start from; set df.attrs['root']")
     return [Path(df.attrs['root'])/o for o in df.path]
 
-# %% ../nbs/02_headers.ipynb #a41a95da
+# %% ../nbs/02_headers.ipynb #3fa6cc53
 def _schema(root, modality):
     "The schema with what pandas needs to know, and what was scanned"
     with pa.BufferOutputStream() as f:
@@ -334,6 +334,7 @@ def _join(shards, out, schema):
         with pq.ParquetWriter(tmp, schema) as w:
             for o in shards: w.write_table(pq.read_table(o).cast(schema))
 
+# %% ../nbs/02_headers.ipynb #87498ea9
 def scan_to(
     out, # the Parquet file to write
     root, # a folder, a zip or tar, a file, or a file in an archive

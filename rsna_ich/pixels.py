@@ -6,13 +6,14 @@
 __all__ = ['AIR_HU', 'Buffers', 'Coding', 'plain_values', 'new_empty', 'area_mean', 'stored_to_hu', 'to_square', 'read_slice',
            'StoredBatch', 'SliceReader', 'ahead', 'changed_pixels']
 
-# %% ../nbs/05_pixels.ipynb #9d3755e2
+# %% ../nbs/05_pixels.ipynb #b132246d
 import os, sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice, repeat
+from threading import Lock
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch.nn import functional as F
@@ -21,22 +22,29 @@ from .core import DataError, DicomError, progress
 from .archive import is_archive, member_offset
 from .dicom import broken_coding, pixel_flags, read_dicom, read_hu
 
-# %% ../nbs/05_pixels.ipynb #bc3c407d
+# %% ../nbs/05_pixels.ipynb #ea264416
+def _refs(arrays, i): return sys.getrefcount(arrays[i])
+_UNHELD = _refs([np.empty(0)], 0) # what that is for an array that only its list holds, in this Python
+
 class Buffers:
     "Arrays that are lent out again when nobody holds them"
     def __init__(self,
         pin:bool=False, # page-locked, for fast copies to a GPU, when there is one
         most:int=8, # arrays kept
-    ): self.pin,self.most,self.kept = pin,most,[]
+    ):
+        self.pin,self.most,self.kept,self.lock,self.pid = pin,most,[],Lock(),os.getpid()
     def __reduce__(self): return Buffers, (self.pin, self.most)
     def take(self, shape, dtype=np.int16)->np.ndarray:
         "An array of any content"
-        for a in self.kept:
-            if a.shape == shape and a.dtype == dtype and sys.getrefcount(a) == 3: return a # the list, this name, the question
+        if self.pid != os.getpid(): self.__init__(self.pin, self.most) # after a fork another thread's lock may be closed for ever
+        with self.lock:
+            for i in range(len(self.kept)):
+                if self.kept[i].shape == shape and self.kept[i].dtype == dtype and _refs(self.kept, i) == _UNHELD: return self.kept[i]
+            self.kept = [*self.kept[-self.most+1:], self._new(shape, dtype)]
+            return self.kept[-1]
+    def _new(self, shape, dtype):
         pin = self.pin and get_worker_info() is None and torch.cuda.is_available()
-        new = torch.from_numpy(np.empty(0, dtype)).new_empty(shape, pin_memory=True).numpy() if pin else np.empty(shape, dtype)
-        self.kept = [*self.kept[-self.most+1:], new]
-        return new
+        return torch.from_numpy(np.empty(0, dtype)).new_empty(shape, pin_memory=True).numpy() if pin else np.empty(shape, dtype)
 
 # %% ../nbs/05_pixels.ipynb #ce2b4681
 @dataclass

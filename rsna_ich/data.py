@@ -8,7 +8,7 @@ __all__ = ['slice_table', 'patient_folds', 'PatientSplitter', 'sampled_split', '
            'CTBatch', 'ReadSlice', 'CTBlock', 'LabelBlock', 'get_file', 'get_labels', 'block_fetch', 'balanced_weights',
            'ICHDataLoaders', 'show_results']
 
-# %% ../nbs/08_data.ipynb #045be285
+# %% ../nbs/08_data.ipynb #242b5312
 import hashlib, warnings
 from dataclasses import replace
 from functools import partial
@@ -18,13 +18,13 @@ from fastai.vision.all import *
 from plum import dispatch
 from .core import DataError, LABELS
 from .dicom import window_hu
-from .headers import file_paths, in_slice_order, scan_paths
+from .headers import in_slice_order, scan_paths, table_root
 from .labels import _some
 from .pixels import SliceReader, ahead, read_slice
 from .store import from_codes, sample_negatives
 from .windows import CTTransform
 
-# %% ../nbs/08_data.ipynb #607a400d
+# %% ../nbs/08_data.ipynb #e083d6f2
 def _one_file_each(df):
     twice = df.sop[df.sop.duplicated(keep=False)]
     if len(twice): raise DataError(f"{twice.nunique()} images have more than one file ({_some(twice.unique())}); keep one of each")
@@ -35,7 +35,7 @@ def slice_table(
     labels:pd.DataFrame=None, # a label table; slices that it doesn't hold are left out
 )->pd.DataFrame: # the header columns, `position`, `slice`, `file`, and `LABELS` when given; `attrs` counts `errors` and `unlabelled`
     "One row a usable slice, in slice order; a `DataError` when nothing is left or ids are ambiguous"
-    df = headers.assign(file=[str(o) for o in file_paths(headers)])
+    df = headers.assign(file=(table_root(headers) + '/' + headers.path).astype('string'))
     good = df[df.error.isna() & (df.modality == 'CT')]
     if not len(good): raise DataError(f"none of the {len(df)} files can be used; the first error is: {df.error.iloc[0] if len(df) else 'no files'}")
     _one_file_each(good)

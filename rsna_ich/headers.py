@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['HEADER_COLS', 'PART', 'ID_COLS', 'header_frame', 'header_values', 'header_row', 'plain_elements', 'coding_key',
            'plain_row', 'learn_coding', 'header_part', 'scan', 'scan_paths', 'save_headers', 'load_headers',
-           'file_paths', 'scan_to', 'header_counts', 'hash_id', 'deidentify', 'slice_position', 'in_slice_order']
+           'table_root', 'file_paths', 'scan_to', 'header_counts', 'hash_id', 'deidentify', 'slice_position',
+           'in_slice_order']
 
 # %% ../nbs/02_headers.ipynb #f942bcc3
 import hmac, json, os, shutil, struct
@@ -286,7 +287,7 @@ def scan_paths(
     parts = [names[i:i+PART] for i in range(0, len(names), PART)]
     return _as_frame(pa.concat_tables([_SCHEMA.empty_table(), *_parts(root, parts, len(names), modality, 1)]), root)
 
-# %% ../nbs/02_headers.ipynb #f3523f4b
+# %% ../nbs/02_headers.ipynb #1fa89eb2
 def save_headers(
     df:pd.DataFrame, # a header table
     path, # of the Parquet file, written whole or not at all
@@ -308,10 +309,16 @@ def load_headers(
     if root is not None or 'root' not in df.attrs: df.attrs['root'] = str(Path(root or path.parent).resolve())
     return df
 
+# %% ../nbs/02_headers.ipynb #48236ba9
+def table_root(df:pd.DataFrame)->str:
+    "The folder or archive that the paths of a header table start from; a `DataError` when it doesn't tell"
+    if 'root' not in df.attrs: raise DataError("the table doesn't tell which folder its paths start from; set df.attrs['root']")
+    return df.attrs['root']
+
 def file_paths(df:pd.DataFrame)->list: # of `Path`
     "The full path of each row's file"
-    if 'root' not in df.attrs: raise DataError("the table doesn't tell which folder its paths start from; set df.attrs['root']")
-    return [Path(df.attrs['root'])/o for o in df.path]
+    root = Path(table_root(df))
+    return [root/o for o in df.path]
 
 # %% ../nbs/02_headers.ipynb #3fa6cc53
 def _schema(root, modality):

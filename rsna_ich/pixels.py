@@ -6,7 +6,7 @@
 __all__ = ['AIR_HU', 'Buffers', 'Coding', 'plain_values', 'new_empty', 'area_mean', 'stored_to_hu', 'to_square', 'read_slice',
            'StoredBatch', 'SliceReader', 'ahead', 'changed_pixels']
 
-# %% ../nbs/05_pixels.ipynb #b132246d
+# %% ../nbs/05_pixels.ipynb #ebf45db5
 import os, sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +18,10 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch.nn import functional as F
 from torch.utils.data import get_worker_info
-from .core import DataError, DicomError, progress
+from .core import DicomError, progress
 from .archive import is_archive, member_offset
 from .dicom import broken_coding, pixel_flags, read_dicom, read_hu
+from .headers import table_root
 
 # %% ../nbs/05_pixels.ipynb #ea264416
 def _refs(arrays, i): return sys.getrefcount(arrays[i])
@@ -150,7 +151,7 @@ def read_slice(
     hu = torch.from_numpy(to_square(read_hu(source, np.int16)))[None]
     return hu if size in (None, hu.shape[-1]) else area_mean(hu, size).round().to(torch.int16)
 
-# %% ../nbs/05_pixels.ipynb #0d12c495
+# %% ../nbs/05_pixels.ipynb #72d80a69
 @dataclass
 class StoredBatch:
     "Slices as stored, some of them finished, some of them unreadable"
@@ -174,8 +175,7 @@ class SliceReader:
         threads:int=None, # that read side by side; two a core when None
         notes:bool=False, # work out a digest and flags of each slice's pixels as well?
     ):
-        if 'root' not in df.attrs: raise DataError("the table doesn't tell which folder its paths start from; set df.attrs['root']")
-        self.root,self.size,self.names = df.attrs['root'],size,df.path.to_numpy(object)
+        self.root,self.size,self.names = table_root(df),size,df.path.to_numpy(object)
         plain = (df.pixel_offset.notna() & (df.bits_allocated == 16) & (df.rows == df.cols) & df.error.isna()).to_numpy(bool)
         sides = df.rows[plain].mode()
         self.side = int(sides.iloc[0]) if len(sides) else size

@@ -6,14 +6,14 @@
 __all__ = ['EVERY', 'hu_levels', 'to_codes', 'from_codes', 'Store', 'source_fingerprint', 'brain_share', 'fitter', 'fit_batch',
            'file_sha256', 'prepare', 'verify', 'with_brain', 'sample_negatives']
 
-# %% ../nbs/07_store.ipynb #ea6da67c
+# %% ../nbs/07_store.ipynb #9de9e3b5
 import hashlib, json, os
 from itertools import repeat
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from torch import nn
 from .core import DataError, progress, write_whole
-from .headers import file_paths
+from .headers import table_root
 from .pixels import SliceReader, ahead, changed_pixels
 from .windows import AIR, DENSEST, ClipHU, CropHead, FitSquare
 
@@ -52,18 +52,23 @@ class Store:
     def __len__(self): return len(self.pixels)
     def __repr__(self): return f"Store {self.path.name}: {len(self)} slices of {self.settings['size']} pixels, {self.pixels.dtype}, crop {self.settings['crop']}"
 
-# %% ../nbs/07_store.ipynb #5b2d5234
+# %% ../nbs/07_store.ipynb #b80f289b
 def source_fingerprint(
     df:pd.DataFrame, # a header table
     **settings # whatever else decides the result
 )->str: # hex
     "SHA-256 of the settings and of the files' paths, sizes and times of last change"
     h = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for p,name in zip(file_paths(df), df.path):
-        try: st = os.stat(p)
-        except OSError: h.update(f'{name}:missing\n'.encode())
-        else: h.update(f'{name}:{st.st_size}:{st.st_mtime_ns}\n'.encode())
+    root = table_root(df)
+    if not os.path.isdir(root): h.update(f'{_stamp(root)}\n'.encode())
+    for name in df.path: h.update(f"{name}:{_stamp(f'{root}/{name}')}\n".encode())
     return h.hexdigest()
+
+def _stamp(path):
+    "Size and time of last change of a file; of one in an archive the archive's is enough"
+    try: st = os.stat(path)
+    except OSError: return 'missing'
+    return f'{st.st_size}:{st.st_mtime_ns}'
 
 # %% ../nbs/07_store.ipynb #fdd09273
 def brain_share(

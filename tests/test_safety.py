@@ -3,12 +3,13 @@ import json, resource, subprocess, sys, zipfile
 from pathlib import Path
 import numpy as np, pandas as pd, pydicom, pytest
 from rsna_ich.core import DataError, LABELS, ModelError
-from rsna_ich.data import slice_table
+from rsna_ich.data import ICHDataLoaders, slice_table
 from rsna_ich.evaluate import evaluate
 from rsna_ich.headers import deidentify, header_row, load_headers, save_headers, scan
 from rsna_ich.infer import changed_since, predict
 from rsna_ich.labels import read_labels, save_predictions, write_submission
 from rsna_ich.learner import load_model, train_model
+from rsna_ich.phantom import write_headers_like
 from rsna_ich.store import Store, prepare, verify
 
 def _train(table, out, **kwargs):
@@ -227,3 +228,30 @@ def test_a_submission_is_the_same_from_any_order_and_batch(model, headers, tmp_p
         write_submission(predict(df, model, bs=bs), tmp_path/'sample.csv', tmp_path/f'{i}.csv')
     subs = [pd.read_csv(tmp_path/f'{i}.csv') for i in range(3)]
     for s in subs[1:]: assert (s.ID == subs[0].ID).all() and (s.Label - subs[0].Label).abs().max() <= 1.5e-6
+
+# -- one among many
+
+@pytest.mark.slow
+def test_one_bad_file_among_ten_thousand(model, tmp_path):
+    "It costs its own row in scan, prepare, train and predict, with any number of processes or threads"
+    n,bad = 10_000,4321
+    table = pd.DataFrame(dict(SOPInstanceUID=[f'ID_{i:09x}' for i in range(n)], PatientID=[f'ID_{i//20:08x}' for i in range(n)])).assign(
+        BitsAllocated=16, BitsStored=16, HighBit=15, PixelRepresentation=1, SamplesPerPixel=1, RescaleSlope='1', RescaleIntercept='-1024', Modality='CT',
+        PhotometricInterpretation='MONOCHROME2', ImagePositionPatient="['0', '0', '0']", ImageOrientationPatient="['1', '0', '0', '0', '1', '0']",
+        PixelSpacing="['.5', '.5']", StudyID='', StudyInstanceUID='ID_1', SeriesInstanceUID='ID_2', WindowCenter='30', WindowWidth='80')
+    table.to_csv(tmp_path/'table.csv', index=False)
+    write_headers_like(tmp_path/'set', tmp_path/'table.csv', size=64, sparse=True)
+    names = sorted(o.name for o in (tmp_path/'set'/'dicom').iterdir())
+    headers = scan(tmp_path/'set'/'dicom')
+    (tmp_path/'set'/'dicom'/names[bad]).write_bytes(b'not what it was')
+    for workers in (1, 2): assert np.flatnonzero(scan(tmp_path/'set'/'dicom', workers=workers).error.notna()).tolist() == [bad]
+    store = prepare(headers, tmp_path/'store', size=32, crop=False)
+    assert np.flatnonzero(store.index.row.isna()).tolist() == [bad] and names[bad] in store.index.error[bad]
+    for threads in (1, 4):
+        preds = predict(headers, model, bs=512, threads=threads)
+        assert np.flatnonzero(preds['any'].isna()).tolist() == [bad] == np.flatnonzero(preds.error.notna()).tolist()
+    df = slice_table(headers).assign(**dict.fromkeys(LABELS, 0.))
+    df.attrs = headers.attrs
+    everything = list(range(len(df)))
+    dls = ICHDataLoaders.from_table(df, size=32, bs=500, chain=dict(windows=['brain']), splitter=lambda _: (everything, everything[:500]))
+    with pytest.warns(UserWarning, match=names[bad]): assert sum(len(y) for _,y in dls.train) == n-1

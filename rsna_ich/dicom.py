@@ -710,8 +710,8 @@ def _stored(ds, frame):
 
 def _name(ds): return getattr(ds, 'source', 'Dataset')
 
-# %% ../nbs/01_dicom.ipynb #0cc546a9
-_LOOK = 16,128,128 # frames, rows and columns at most that the spread of HU is taken from, evenly over the file
+# %% ../nbs/01_dicom.ipynb #cd818da0
+_LOOK = 16,64,64 # frames, rows and columns at most that the spread of HU is taken from, evenly over the file
 
 def _spread_flags(px, slope, intercept, fix):
     "The words of `FLAGS` that the HU of the stored pixels [frames,rows,cols] deserve"

@@ -30,7 +30,7 @@ MAX_DIRECTORY_BYTES = 1 << 30   # of a zip's table of contents
 MAX_TAR_HEADER_BYTES = 1 << 20  # of one extended header in a tar
 MAX_XZ_BYTES = 128 << 20        # of memory that an xz file may ask for; `xz -9` needs 65 MiB
 
-# %% ../nbs/01_archive.ipynb #1d6724f6
+# %% ../nbs/01_archive.ipynb #13291f31
 _STEP = 1 << 20  # bytes at a time
 _BROKEN = (zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError, OverflowError)
 _UNPACKERS = dict(deflate=lambda: zlib.decompressobj(-15), gz=lambda: zlib.decompressobj(31), bz2=bz2.BZ2Decompressor,
@@ -39,6 +39,7 @@ _UNPACKERS = dict(deflate=lambda: zlib.decompressobj(-15), gz=lambda: zlib.decom
 def _need(ok, msg):
     if not ok: raise DataError(msg)
 
+# %% ../nbs/01_archive.ipynb #12269701
 class _Inflated:
     "What `packed` bytes of a file from `start` on unpack to, read forward; `free` bytes may have any ratio"
     def __init__(self, fd, start, packed, kind, free=math.inf):
@@ -144,7 +145,7 @@ def _zip_end(fd, size):
     _need(start + length == end, 'its table of contents is not where it should be; the zip is damaged')
     return n, start, length
 
-# %% ../nbs/01_archive.ipynb #753aeb9c
+# %% ../nbs/01_archive.ipynb #4a5a7e18
 _Row = namedtuple('_Row', 'name fault offset packed size crc deflated name_bytes name_crc', defaults=[None]+[0]*7)
 _ENTRY = struct.Struct('<4s4x2H4x3I3H4x2I')
 
@@ -157,6 +158,7 @@ def _zip64(extra, values):
     wide = list(struct.unpack_from(f'<{n//8}Q', extra, 4))[::-1]
     return [wide.pop() if v == 0xFFFFFFFF and wide else v for v in values]
 
+# %% ../nbs/01_archive.ipynb #dfd14699
 def _zip_fault(flags, method, mode, packed, size):
     if stat.S_ISLNK(mode): return 'not read from the archive: a symbolic link'
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG): return 'not read from the archive: no regular file'
@@ -179,7 +181,7 @@ def _zip_rows(table, n):
         pos += 46+nl+xl+cl
     _need(pos == len(table), 'its table of contents is longer than its entries; the zip is damaged')
 
-# %% ../nbs/01_archive.ipynb #52f53182
+# %% ../nbs/01_archive.ipynb #bfa0936d
 def _text(raw): return raw.decode('utf-8', 'surrogateescape')
 
 def _pax(data):
@@ -193,6 +195,7 @@ def _pax(data):
         res[_text(key)],pos = _text(value),end
     return res
 
+# %% ../nbs/01_archive.ipynb #7743e7f8
 def _extension(kind, data):
     "What an extended header tells of the next member"
     if kind == b'L': return dict(path=_text(data.split(b'\0', 1)[0]))
@@ -209,18 +212,20 @@ def _full(read, pos, n):
     if len(data) < n: raise EOFError
     return data
 
-# %% ../nbs/01_archive.ipynb #96fbc35c
+# %% ../nbs/01_archive.ipynb #a26a16ca
 _TAR_FAULTS = {b'1':'a hard link', b'2':'a symbolic link', b'3':'a device', b'4':'a device', b'6':'a pipe', b'S':'a sparse file', b'M':'the rest of a file in another volume'}
 
-def _tar_row(name, pos, size, kind, read):
-    "The row of the member at `pos`, and what is broken in its data or None"
-    if kind in b'5DV' or not size and name.endswith('/'): return _Row(None), None
-    fault,broken = None if kind in b'\x0007' else f"not read from the archive: {_TAR_FAULTS.get(kind, 'of an unknown type')}",None
-    try: _full(read, pos+max(size-1, 0), min(size, 1))
-    except _BROKEN as e: fault,broken = fault or 'the archive is cut off or damaged inside this file',e
-    return _Row(name, fault, pos, size, size), broken
+def _loss(e): return 'cut off' if isinstance(e, EOFError) else 'damaged'
 
-# %% ../nbs/01_archive.ipynb #60342d93
+def _tar_row(name, pos, size, kind, read):
+    "The row of the member at `pos`, and how its data is broken or None"
+    if kind in b'5DV' or not size and name.endswith('/'): return _Row(None), None
+    fault,loss = None if kind in b'\x0007' else f"not read from the archive: {_TAR_FAULTS.get(kind, 'of an unknown type')}",None
+    try: _full(read, pos+max(size-1, 0), min(size, 1))
+    except _BROKEN as e: loss = _loss(e)
+    return _Row(name, fault or loss and f'the archive is {loss} inside this file', pos, size, size), loss
+
+# %% ../nbs/01_archive.ipynb #dfb0b069
 def _tar_headers(read):
     "Name, place, size and type of each member of the tar whose bytes `read(pos, n)` gives"
     pos,ext = 0,{}
@@ -242,17 +247,27 @@ def _tar_headers(read):
         if not (rest := read(end, _STEP)): return
         if rest.strip(b'\0'): raise ValueError
 
+# %% ../nbs/01_archive.ipynb #c319dd8f
 def _tar_rows(read):
     "The members of a tar, and a last row for what is lost"
+    loss = None
     try:
         for header in _tar_headers(read):
-            row,broken = _tar_row(*header, read)
+            row,loss = _tar_row(*header, read)
             yield row
-            if broken: raise broken
-    except _BROKEN as e:
-        yield _Row('', f"the archive is {'cut off' if isinstance(e, EOFError) else 'damaged'}; what lay beyond this point is not listed")
+            if loss: break
+    except _BROKEN as e: loss = _loss(e)
+    if loss: yield _Row('', f'the archive is {loss}; what lay beyond this point is not listed')
 
-# %% ../nbs/01_archive.ipynb #0fae0e03
+# %% ../nbs/01_archive.ipynb #340b15bb
+def _apart(starts, reach, end):
+    "Where a zip's entries start, in order, and `end`; no entry may reach into the next"
+    order = sorted(range(len(starts)), key=starts.__getitem__)
+    res = array('Q', [*map(starts.__getitem__, order), end])
+    _need(all(map(operator.le, map(reach.__getitem__, order), res[1:])), 'entries that share their bytes; it is refused as a bomb')
+    return res
+
+# %% ../nbs/01_archive.ipynb #535e437d
 _RECORD = struct.Struct('<3QI?HI')
 _Record = namedtuple('_Record', _Row._fields[2:])
 
@@ -278,21 +293,14 @@ class _Index:
         self._refuse_twins()
     def _refuse_twins(self):
         for i in (i for i,same in enumerate(map(operator.eq, self.names, self.names[1:])) if same):
-            for j in (i, i+1): self.faults[j] = 'not read from the archive: several members have this name'
+            for j in (i, i+1): self.faults.setdefault(j, 'not read from the archive: several members have this name')
     def __getitem__(self, i): return _Record(*_RECORD.unpack_from(self.recs, i*_RECORD.size))
     def find(self, name):
         "Where `name` is, or None"
         i = bisect_left(self.names, name)
         return i if i < len(self.names) and self.names[i] == name else None
 
-def _apart(starts, reach, end):
-    "Where a zip's entries start, in order, and `end`; no entry may reach into the next"
-    order = sorted(range(len(starts)), key=starts.__getitem__)
-    res = array('Q', [*map(starts.__getitem__, order), end])
-    _need(all(map(operator.le, map(reach.__getitem__, order), res[1:])), 'entries that share their bytes; it is refused as a bomb')
-    return res
-
-# %% ../nbs/01_archive.ipynb #7af6602f
+# %% ../nbs/01_archive.ipynb #9dd9123c
 @contextmanager
 def _naming(path, error):
     "Turn whatever is wrong with an archive or a member into an `error` that begins with its name"
@@ -301,6 +309,7 @@ def _naming(path, error):
     except OSError as e: raise error(f"{Path(path).name}: {e.strerror or 'the packed data is damaged'}") from e
     except _BROKEN as e: raise error(f"{Path(path).name}: {'the packed data is cut off' if isinstance(e, EOFError) else 'the archive is damaged'}") from e
 
+# %% ../nbs/01_archive.ipynb #b4a36aee
 class _Archive:
     "An open archive: its `index`, and how to read its members"
     def __init__(self, path):
@@ -354,7 +363,7 @@ def _found(path, name):
     if why: raise DicomError(f'{(Path(path)/name).name}: {why}')
     return a, a.index[i]
 
-# %% ../nbs/01_archive.ipynb #fd66e64d
+# %% ../nbs/01_archive.ipynb #ac2b34a3
 Member = namedtuple('Member', 'name size error')
 
 def archive_members(
@@ -369,9 +378,10 @@ def archive_order(
 )->list: # of names
     "The members that can be opened, in the order in which they lie in the archive"
     idx = _archive(path).index
-    return [name for _,name in sorted((rec[0], name) for i,(name,rec) in enumerate(zip(idx.names, _RECORD.iter_unpack(idx.recs))) if i not in idx.faults)]
+    at = array('Q', (rec[0] for rec in _RECORD.iter_unpack(idx.recs)))
+    return [idx.names[i] for i in sorted(range(len(at)), key=at.__getitem__) if i not in idx.faults]
 
-# %% ../nbs/01_archive.ipynb #4eff43b5
+# %% ../nbs/01_archive.ipynb #1b5ff138
 class _MemberFile(io.RawIOBase):
     "A member as a file; what was read in a row from the start is checked against the size and the checksum"
     def __init__(self, path, name):
@@ -393,7 +403,7 @@ class _MemberFile(io.RawIOBase):
         buf = memoryview(buf).cast('B')
         n = max(0, min(len(buf), self.size-self.pos))
         with self._naming():
-            while not self.skips and self.seen < self.pos: self._take(self.seen, min(self.pos-self.seen, _STEP))
+            while n and not self.skips and self.seen < self.pos: self._take(self.seen, min(self.pos-self.seen, _STEP))
             for i in range(0, n, _STEP): buf[i:min(i+_STEP, n)] = self._take(self.pos+i, min(_STEP, n-i))
             if self.seen == self.size and self.crc is not None: self._finish()
         self.pos += n

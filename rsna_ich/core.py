@@ -8,10 +8,11 @@ __all__ = ['LABELS', 'SUBTYPES', 'LABEL_WEIGHTS', 'CTWindow', 'ct_windows', 'MAX
            'get_window', 'RsnaIchError', 'DicomError', 'LabelError', 'DataError', 'ModelError', 'write_whole',
            'progress']
 
-# %% ../nbs/00_core.ipynb #7cf33a13
-import os, secrets
+# %% ../nbs/00_core.ipynb #2278d8c3
+import os, re, secrets
 from collections import namedtuple
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from types import MappingProxyType
 
@@ -65,7 +66,18 @@ DECODE_SECONDS = 15          # for the pixels of one file
 DECODE_BYTES = 512 << 20     # memory of the decoding process, above what it starts with
 DECODE_START_SECONDS = 60    # for the process to start, on a machine however busy
 
-# %% ../nbs/00_core.ipynb #28cf9c3a
+# %% ../nbs/00_core.ipynb #5a6e07c2
+def _alive(pid):
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except OSError: pass
+    return True
+
+def _sweep(path):
+    "Remove what processes that were killed have left of `path`"
+    for o in path.parent.glob(f'.*-{escape(path.name)}'):
+        if (m := re.match(r'\.(\d+)-[0-9a-f]{8}-', o.name)) and not _alive(int(m[1])): o.unlink(missing_ok=True)
+
 @contextmanager
 def write_whole(
     path, # the file to make or replace; its folder is made when missing
@@ -73,7 +85,8 @@ def write_whole(
     "A temporary `Path` beside `path` that takes its place with `os.replace` when the block succeeds, and is removed when it fails"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{secrets.token_hex(4)}-{path.name}')
+    _sweep(path)
+    tmp = path.with_name(f'.{os.getpid()}-{secrets.token_hex(4)}-{path.name}')
     try:
         yield tmp
         os.replace(tmp, path)

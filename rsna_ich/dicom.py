@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLAGS', 'is_dicom', 'walk_names', 'walk_files', 'get_dicom_files', 'read_header', 'header_value', 'broken_coding',
            'to_hu', 'check_kind', 'check_coding', 'n_frames', 'check_span', 'check_slice', 'stored_pixels',
-           'read_dicom', 'read_hu', 'window_hu', 'show_hu']
+           'pixel_flags', 'read_dicom', 'read_hu', 'window_hu', 'show_hu']
 
 # %% ../nbs/01_dicom.ipynb #7fac780d
 import atexit, io, math, os, re, struct, warnings, zlib
@@ -710,7 +710,7 @@ def _stored(ds, frame):
 
 def _name(ds): return getattr(ds, 'source', 'Dataset')
 
-# %% ../nbs/01_dicom.ipynb #cd818da0
+# %% ../nbs/01_dicom.ipynb #28fa491b
 _LOOK = 16,64,64 # frames, rows and columns at most that the spread of HU is taken from, evenly over the file
 
 def _spread_flags(px, slope, intercept, fix):
@@ -723,15 +723,21 @@ def _spread_flags(px, slope, intercept, fix):
     strange = low.sum() - low.max(initial=0) > .001 or share[hu > 3100].sum() > .01 or share[hu > 800].sum() > .25
     return ['hu_range']*bool(strange) + ['no_air']*bool(air.sum() - air.max(initial=0) < .01)
 
-def _pixel_flags(ds):
-    "The words of `FLAGS` that the pixels of `ds` deserve"
-    _,_,allocated,stored,signed = _image(ds)
-    px,syntax = _words(ds),_syntax(ds)
+def pixel_flags(
+    px:np.ndarray, # [frames,rows,cols] as stored, unused bits included
+    stored:int, # bits
+    signed:int, # pixel representation
+    rescale:tuple=None, # slope, intercept and whether the coding is the broken one, where HU should be a CT's
+)->list: # words from `FLAGS`
+    "What the pixels of a file deserve to have said of them"
     flags = [] if _fits(px, stored, signed) else ['spare_bits']
-    if allocated == stored == 16 and not signed and px.max() > 0x7fff: flags.append('top_bit')
-    if syntax.codec and not _kept(ds, syntax)[1]: flags.append('codec_bits')
-    if header_value(ds, 'modality') == 'CT': flags += _spread_flags(_used_bits(px, stored, signed), *_rescale(ds))
-    return flags
+    if 8*px.itemsize == stored == 16 and not signed and px.max() > 0x7fff: flags.append('top_bit')
+    return flags + (_spread_flags(_used_bits(px, stored, signed), *rescale) if rescale else [])
+
+def _pixel_flags(ds):
+    "`pixel_flags` of `ds`, and what its codec says"
+    syntax,is_ct = _syntax(ds),header_value(ds, 'modality') == 'CT'
+    return ['codec_bits']*bool(syntax.codec and not _kept(ds, syntax)[1]) + pixel_flags(_words(ds), *_image(ds)[3:], _rescale(ds) if is_ct else None)
 
 # %% ../nbs/01_dicom.ipynb #64b9c2a4
 def read_dicom(

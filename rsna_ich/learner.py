@@ -200,6 +200,12 @@ def _data_config(dls):
     if 'train' in res: res['train']['patient_hashes'] = sorted(set(map(patient_hash, dls.train_ds.items.patient)))
     return res
 
+# %% ../nbs/10_learner.ipynb #74eabdaf
+@patch
+def export(self:ICHLearner, *args, **kwargs):
+    "Not offered: a pickle runs code when it is loaded. Use `save_model`"
+    raise ModelError('fastai\'s export writes a pickle, which runs code when it is loaded; use learn.save_model(folder) and load_model(folder)')
+
 # %% ../nbs/10_learner.ipynb #749aa1b2
 @patch
 def save_model(

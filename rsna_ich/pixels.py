@@ -6,7 +6,7 @@
 __all__ = ['AIR_HU', 'Buffers', 'Coding', 'plain_values', 'new_empty', 'area_mean', 'stored_to_hu', 'to_square', 'read_slice',
            'StoredBatch', 'SliceReader', 'ahead', 'changed_pixels']
 
-# %% ../nbs/05_pixels.ipynb #cea6adeb
+# %% ../nbs/05_pixels.ipynb #9d3755e2
 import os, sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 from .core import DataError, DicomError, progress
 from .archive import is_archive, member_offset
-from .dicom import broken_coding, read_dicom, read_hu
+from .dicom import broken_coding, pixel_flags, read_dicom, read_hu
 
 # %% ../nbs/05_pixels.ipynb #5578ca73
 class Buffers:
@@ -142,7 +142,7 @@ def read_slice(
     hu = torch.from_numpy(to_square(read_hu(source, np.int16)))[None]
     return hu if size in (None, hu.shape[-1]) else area_mean(hu, size).round().to(torch.int16)
 
-# %% ../nbs/05_pixels.ipynb #bea79739
+# %% ../nbs/05_pixels.ipynb #0d12c495
 @dataclass
 class StoredBatch:
     "Slices as stored, some of them finished, some of them unreadable"
@@ -150,13 +150,13 @@ class StoredBatch:
     coding:Coding # of the B slices
     done:dict # {place in the batch: [1,size,size] int16 HU} for slices that were no plain files of this side
     errors:dict # {place in the batch: why it can't be read}; their pixels mean nothing
-    digests:list # SHA-256 of the pixel bytes of each slice, where asked for, else None
+    notes:list # (SHA-256 of the pixel bytes, words of `dicom.FLAGS` in one text or None) of each slice, where asked for, else None
     def good(self):
         "The batch without the slices that couldn't be read, and the places of those that are left"
         keep = [k for k in range(len(self.coding)) if k not in self.errors]
         if len(keep) == len(self.coding): return self, keep
         done = {i:self.done[k] for i,k in enumerate(keep) if k in self.done}
-        return StoredBatch(self.px[keep], self.coding[keep], done, {}, [self.digests[k] for k in keep]), keep
+        return StoredBatch(self.px[keep], self.coding[keep], done, {}, [self.notes[k] for k in keep]), keep
 
 class SliceReader:
     "Reads batches of the slices of a header table"
@@ -164,7 +164,7 @@ class SliceReader:
         df:pd.DataFrame, # a header table or slice table, with `attrs['root']`
         size:int, # pixels a side of the HU that are wanted in the end
         threads:int=None, # that read side by side; two a core when None
-        digest:bool=False, # work out a SHA-256 of each slice's pixel bytes as well?
+        notes:bool=False, # work out a digest and flags of each slice's pixels as well?
     ):
         if 'root' not in df.attrs: raise DataError("the table doesn't tell which folder its paths start from; set df.attrs['root']")
         self.root,self.size,self.names = df.attrs['root'],size,df.path.to_numpy(object)
@@ -174,7 +174,8 @@ class SliceReader:
         self.plain = plain & (df.rows == self.side).to_numpy(bool)
         self.start,self.nbytes,self.coding = df.pixel_offset.fillna(0).to_numpy(np.int64),df.pixel_bytes.fillna(0).to_numpy(np.int64),Coding.of(df)
         self.lead = np.where(df.transfer_syntax.fillna('') == '1.2.840.10008.1.2.1', 12, 8) # bytes of tag, VR and length in front of the pixels
-        self.threads,self.digest,self.buffers,self.pool = threads or 2*os.cpu_count(),digest,Buffers(pin=True),None
+        self.threads,self.notes,self.buffers,self.pool = threads or 2*os.cpu_count(),notes,Buffers(pin=True),None
+        self.coded = df[['bits_stored', 'pixel_representation', 'slope', 'intercept', 'flags']].to_numpy(object)
         self.packed = os.path.isfile(self.root) and is_archive(self.root)
     def __len__(self): return len(self.names)
     def __getstate__(self): return vars(self) | dict(pool=None)
@@ -183,7 +184,7 @@ class SliceReader:
         if self.pool is None or self.pool[0] != os.getpid(): self.pool = os.getpid(),ThreadPoolExecutor(self.threads)
         return self.pool[1]
 
-# %% ../nbs/05_pixels.ipynb #c7dc3167
+# %% ../nbs/05_pixels.ipynb #cc374ded
 @patch
 def _copy(self:SliceReader, i, row):
     "Copy the pixels of row `i` of the table to `row`, an array of bytes; a `DicomError` when the file isn't what the table says"
@@ -198,17 +199,25 @@ def _copy(self:SliceReader, i, row):
         raise DicomError(f'{self.names[i]}: the file has changed since it was scanned; scan the folder again')
 
 @patch
+def _flags(self:SliceReader, i, row):
+    "The flags of the table's row `i`, whose pixel bytes are `row`"
+    bits,signed,slope,intercept,flags = self.coded[i]
+    words = [] if pd.isna(flags) else flags.split()
+    px = row.view(np.int16 if signed else np.uint16).reshape(1, self.side, self.side)
+    return ' '.join(words + pixel_flags(px, bits, signed, (slope, intercept, bool(broken_coding(bits, signed, intercept))))) or None
+
+@patch
 def _some(self:SliceReader, todo, rows, res):
     "Read the (place, row of the table) pairs `todo`"
     for k,i in todo:
         try:
             if self.plain[i] and not (self.packed and member_offset(self.root, self.names[i]) is None):
                 self._copy(i, rows[k])
-                data = rows[k]
+                if self.notes: res.notes[k] = sha256(rows[k]).hexdigest(),self._flags(i, rows[k])
             else:
                 ds = read_dicom(f'{self.root}/{self.names[i]}', modality=None)
-                res.done[k],data = read_slice(ds, self.size),ds.PixelData
-            if self.digest: res.digests[k] = sha256(data).hexdigest()
+                res.done[k] = read_slice(ds, self.size)
+                if self.notes: res.notes[k] = sha256(ds.PixelData).hexdigest(),' '.join(ds.flags) or None
         except DicomError as e: res.errors[k] = str(e)
 
 @patch
@@ -253,16 +262,16 @@ def ahead(
             for o in islice(items, 1): queue.append(pool.submit(f, o))
             yield res
 
-# %% ../nbs/05_pixels.ipynb #1e5dd9f6
+# %% ../nbs/05_pixels.ipynb #fef84503
 def changed_pixels(
     df:pd.DataFrame, # a header table with `pixels_sha256`, with `attrs['root']`
 )->pd.DataFrame: # the rows whose pixel bytes are no longer the same, or can't be read, with the reason in `error`
     "Compare the files' pixels with the digests that were taken of them"
     df = df[df.pixels_sha256.notna()].reset_index(drop=True)
-    reader,why = SliceReader(df, 64, digest=True),{}
+    reader,why = SliceReader(df, 64, notes=True),{}
     parts = [range(i, min(i+64, len(df))) for i in range(0, len(df), 64)]
     for idxs,b in zip(parts, progress(ahead(reader.read, parts), 'verifying', len(parts), 'batches')):
         for k,i in enumerate(idxs):
             if k in b.errors: why[i] = b.errors[k]
-            elif b.digests[k] != df.pixels_sha256[i]: why[i] = f'{df.path[i]}: the pixels are not those that were prepared'
+            elif b.notes[k][0] != df.pixels_sha256[i]: why[i] = f'{df.path[i]}: the pixels are not those that were prepared'
     return df.loc[list(why)].assign(error=list(why.values()))

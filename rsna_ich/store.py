@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EVERY', 'hu_levels', 'to_codes', 'from_codes', 'Store', 'source_fingerprint', 'brain_share', 'fitter', 'fit_batch',
-           'prepare', 'with_brain', 'sample_negatives']
+           'prepare', 'file_sha256', 'verify', 'with_brain', 'sample_negatives']
 
-# %% ../nbs/07_store.ipynb #6f7a1b42
+# %% ../nbs/07_store.ipynb #ea6da67c
 import hashlib, json, os
 from itertools import repeat
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np, pandas as pd, torch
 from torch import nn
 from .core import DataError, progress, write_whole
 from .headers import file_paths
-from .pixels import SliceReader, ahead
+from .pixels import SliceReader, ahead, changed_pixels
 from .windows import AIR, DENSEST, ClipHU, CropHead, FitSquare
 
 # %% ../nbs/07_store.ipynb #41de6e30
@@ -131,13 +131,13 @@ class _Unfinished:
         self.pixels.close()
         self.lines.close()
 
-# %% ../nbs/07_store.ipynb #270236ff
+# %% ../nbs/07_store.ipynb #ba5dfd7f
 def _fill(todo, reader, fit, read_size, bs, device, levels):
     "Read and fit all slices that `todo` lacks"
     parts = [range(i, min(i+bs, len(reader))) for i in range(todo.done, len(reader), bs)]
     for k,b in enumerate(progress(ahead(reader.read, parts), 'preparing', len(parts), 'batches')):
         px,brain = fit_batch(b, fit, read_size, device, levels)
-        todo.add(px, [[None if i in b.errors else float(brain[i]), b.digests[i], b.errors.get(i)] for i in range(len(px))])
+        todo.add(px, [[None if i in b.errors else float(brain[i]), *(b.notes[i] or (None, None)), b.errors.get(i)] for i in range(len(px))])
         if k % EVERY == EVERY-1: todo.note()
     todo.note()
 
@@ -166,25 +166,43 @@ def prepare(
     good.attrs = dict(df.attrs)
     out.mkdir(parents=True, exist_ok=True)
     with _Unfinished(out, fp, (len(good), size, size), dtype) as todo, torch.inference_mode():
-        reader = SliceReader(good, settings['read_size'], threads, digest=True)
+        reader = SliceReader(good, settings['read_size'], threads, notes=True)
         _fill(todo, reader, fitter(size, crop).to(device), settings['read_size'], bs, device, torch.from_numpy(hu_levels()) if dtype == 'uint8' else None)
     return _finish(df, good, out, settings | dict(slices=len(good), fingerprint=fp))
 
+def file_sha256(path)->str: # hex
+    "SHA-256 of a file's bytes"
+    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
 def _finish(df, good, out, settings):
-    with open(out/'lines.part.jsonl') as f: brain,digest,error = map(np.array, zip(*map(json.loads, f)), repeat(object))
+    with open(out/'lines.part.jsonl') as f: brain,digest,flags,error = map(np.array, zip(*map(json.loads, f)), repeat(object))
     bad = pd.notna(error)
     if bad.all(): raise DataError(f'none of the {len(good)} slices can be read; the first: {error[0]}')
     index = df.assign(row=pd.array([pd.NA]*len(df), 'Int64'), brain=np.nan, pixels_sha256=pd.array([pd.NA]*len(df), 'string'))
     index.loc[good.index, 'brain'] = brain.astype(float)
     index.loc[good.index, 'pixels_sha256'] = pd.array(digest, 'string')
+    index.loc[good.index, 'flags'] = pd.array(flags, 'string')
     index.loc[good.index[bad], 'error'] = error[bad]
     index.loc[good.index[~bad], 'row'] = np.flatnonzero(~bad)
     index.attrs = dict(df.attrs)
     with write_whole(out/'index.parquet') as tmp: index.to_parquet(tmp, index=False)
     os.replace(out/'pixels.part.npy', out/'pixels.npy')
+    settings |= dict(files_sha256={o:file_sha256(out/o) for o in ('pixels.npy', 'index.parquet')})
     with write_whole(out/'store.json') as tmp: tmp.write_text(json.dumps(settings, indent=2))
     for o in ('progress.json', 'lines.part.jsonl'): (out/o).unlink(missing_ok=True)
     return Store(out)
+
+# %% ../nbs/07_store.ipynb #c8ffb1f5
+def verify(
+    store:Store, # from `prepare`
+    root=None, # where the files are now, if they have moved
+)->pd.DataFrame: # the rows of the index whose files' pixels have changed or can't be read, with the reason in `error`
+    "Compare a store with the digests it was saved with; a `DataError` when the store itself has changed"
+    for name,want in store.settings.get('files_sha256', {}).items():
+        if file_sha256(store.path/name) != want: raise DataError(f'{store.path.name}/{name}: not as it was made; delete the store and prepare it again')
+    index = store.index
+    if root is not None: index.attrs['root'] = str(root)
+    return changed_pixels(index)
 
 # %% ../nbs/07_store.ipynb #bc313789
 def with_brain(

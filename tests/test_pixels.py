@@ -3,7 +3,7 @@ import os, pickle, threading
 import numpy as np, pandas as pd, pydicom, pytest, torch
 from hypothesis import given, settings, strategies as st
 from rsna_ich.core import DataError
-from rsna_ich.dicom import broken_coding, to_hu
+from rsna_ich.dicom import broken_coding, read_dicom, to_hu
 from rsna_ich.headers import scan
 from rsna_ich.phantom import write_dicom
 from rsna_ich.pixels import Buffers, Coding, SliceReader, area_mean, read_slice, stored_to_hu
@@ -118,3 +118,13 @@ def test_buffers_are_never_lent_twice():
 def test_nothing_but_air_where_a_slice_is_missing(table):
     df = table.assign(error=pd.Series(['bad'] + [None]*(len(table)-1), dtype='string'))
     assert not SliceReader(df, 32).plain[0]
+
+def test_what_the_pixels_deserve_to_have_said(tmp_path):
+    "A slice whose HU are shifted by a wrong intercept is read and flagged, the same by the batch as alone"
+    from rsna_ich.phantom import phantom_study
+    hu = phantom_study(0, 64, n_slices=3).hu[1]
+    for name,kw in dict(good={}, shifted=dict(RescaleIntercept='2000')).items(): write_dicom(tmp_path/name, hu, **kw)
+    df = scan(tmp_path)
+    notes = SliceReader(df, 32, notes=True).read([0, 1]).notes
+    assert [o[1] for o in notes] == [' '.join(read_dicom(tmp_path/p).flags) or None for p in df.path]
+    assert notes[0][1] is None and 'hu_range' in notes[1][1].split()

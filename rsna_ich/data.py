@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['slice_table', 'patient_folds', 'PatientSplitter', 'sampled_split', 'correct_prior', 'CTSlice', 'CTImage',
            'LabelTensor', 'LabelSet', 'ToLabels', 'StoredSlices', 'FileSlices', 'StoreSlices', 'Labelled', 'SliceDL',
-           'ReadSlice', 'CTBatch', 'CTBlock', 'LabelBlock', 'get_file', 'get_labels', 'block_fetch', 'balanced_weights',
+           'CTBatch', 'ReadSlice', 'CTBlock', 'LabelBlock', 'get_file', 'get_labels', 'block_fetch', 'balanced_weights',
            'ICHDataLoaders', 'show_results']
 
-# %% ../nbs/08_data.ipynb #ce60fedf
+# %% ../nbs/08_data.ipynb #045be285
 import hashlib, warnings
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from .dicom import window_hu
 from .headers import file_paths, in_slice_order, scan_paths
 from .labels import _some
 from .pixels import SliceReader, ahead, read_slice
-from .store import Store, from_codes, sample_negatives
+from .store import from_codes, sample_negatives
 from .windows import CTTransform
 
 # %% ../nbs/08_data.ipynb #607a400d
@@ -127,7 +127,7 @@ class ToLabels(Transform):
     def encodes(self, o): return LabelTensor(torch.tensor(np.asarray(o, np.float32)))
     def decodes(self, o:LabelTensor): return LabelSet(l for l,v in zip(LABELS, o) if v > .5)
 
-# %% ../nbs/08_data.ipynb #f36527c0
+# %% ../nbs/08_data.ipynb #b0a1254d
 class StoredSlices(TensorImage):
     "Slices as they lie in files or in a store, [B,1,H,W], with `to_hu` that makes HU of them"
 
@@ -148,11 +148,14 @@ class FileSlices:
         if not keep: raise DataError(f'none of the {len(idxs)} slices of a batch can be read; the first: {next(iter(b.errors.values()))}')
         return _as_stored(torch.from_numpy(b.px), partial(replace(b, px=None).hu, self.size)), keep
 
+# %% ../nbs/08_data.ipynb #904f1c03
 class StoreSlices:
     "Rows of a store, fetched a batch at a time"
     def __init__(self, store, rows): self.store,self.rows = store,np.asarray(rows, np.int64)
     def __len__(self): return len(self.rows)
-    def fetch(self, idxs): return _as_stored(torch.from_numpy(self.store.pixels[self.rows[idxs]])[:,None], partial(from_codes, self.store.levels)), range(len(idxs))
+    def fetch(self, idxs):
+        "As `FileSlices.fetch`; a store has no slices that can't be read"
+        return _as_stored(torch.from_numpy(self.store.pixels[self.rows[idxs]])[:,None], partial(from_codes, self.store.levels)), range(len(idxs))
 
 # %% ../nbs/08_data.ipynb #f189c3e1
 class Labelled:
@@ -187,12 +190,7 @@ class SliceDL(TfmdDL):
         else: yield from ahead(self.fetch, self.chunkify(samps))
     def do_item(self, s): return super().do_item(s) if self.fetch is None else self.dataset[s or 0]
 
-# %% ../nbs/08_data.ipynb #eb6afb49
-class ReadSlice(Transform):
-    "The slice of a file, in HU"
-    def __init__(self, size): self.size = size
-    def encodes(self, fn): return CTSlice.create(fn, self.size)
-
+# %% ../nbs/08_data.ipynb #0fc4600e
 class CTBatch(Transform):
     "HU and `windows.CTTransform` on each batch, in training mode for the training set alone, and not when `still`"
     order = 10
@@ -208,6 +206,12 @@ class CTBatch(Transform):
         mean,std = [x.new_tensor(v if v is not None else d).reshape(-1, 1, 1) for v,d in ((self.chain.config['mean'], 0.), (self.chain.config['std'], 1.))]
         return CTImage((x*std + mean).clamp(0, 1))
 
+# %% ../nbs/08_data.ipynb #cc3c532d
+class ReadSlice(Transform):
+    "The slice of a file, in HU"
+    def __init__(self, size): self.size = size
+    def encodes(self, fn): return CTSlice.create(fn, self.size)
+
 def CTBlock(
     size:int=256, # pixels a side of an item
     chain=None, # a `CTTransform`, or its arguments as a dict; None for the default windows
@@ -220,10 +224,11 @@ def LabelBlock():
     "A fastai block for the six labels, unknown ones included"
     return TransformBlock(type_tfms=ToLabels())
 
-# %% ../nbs/08_data.ipynb #f20b4352
+# %% ../nbs/08_data.ipynb #885b1945
 def get_file(row): return row.file if isinstance(row, pd.Series) else row
 def get_labels(row): return row[list(LABELS)].to_numpy(np.float32) if isinstance(row, pd.Series) else [np.nan]*len(LABELS)
 
+# %% ../nbs/08_data.ipynb #0e501601
 def _getters(tl): return [getattr(f, '_fn', None) or f for f in tl.tfms.fs[:-1]]
 
 def _file_table(items, getters):
@@ -232,17 +237,9 @@ def _file_table(items, getters):
     each = items.iloc if isinstance(items, pd.DataFrame) else items
     return scan_paths([compose(*getters)(each[i]) for i in range(len(items))])
 
-def block_fetch(
-    dsets, # fastai's `Datasets`
-    after_item, # its item transforms
-): # a function of row numbers that gives a batch; None where items are needed
-    "What fetches whole batches for a `DataBlock` of `CTBlock` and, if there are labels, `LabelBlock`"
-    tls = getattr(dsets, 'tls', [])
-    if not 1 <= len(tls) <= 2 or not isinstance(tls[0].tfms.fs[-1], ReadSlice) or {type(o) for o in after_item.fs} - {ToTensor}: return None
-    if len(tls) == 2 and not isinstance(tls[1].tfms.fs[-1], ToLabels): return None
-    return _BlockFetch(tls)
-
+# %% ../nbs/08_data.ipynb #db6e132e
 class _BlockFetch:
+    "Fetches batches for a `DataBlock`, and looks at its files when the first is wanted"
     def __init__(self, tls): self.tls,self.made = tls,None
     def _labelled(self):
         items,size = self.tls[0].items,self.tls[0].tfms.fs[-1].size
@@ -254,6 +251,16 @@ class _BlockFetch:
     def __call__(self, idxs):
         self.made = self.made or self._labelled()
         return self.made.fetch(idxs) if len(self.tls) == 2 else self.made.fetch(idxs)[:1]
+
+def block_fetch(
+    dsets, # fastai's `Datasets`
+    after_item, # its item transforms
+): # a function of row numbers that gives a batch; None where items are needed
+    "What fetches whole batches for a `DataBlock` of `CTBlock` and, if there are labels, `LabelBlock`"
+    tls = getattr(dsets, 'tls', [])
+    if not 1 <= len(tls) <= 2 or not isinstance(tls[0].tfms.fs[-1], ReadSlice) or {type(o) for o in after_item.fs} - {ToTensor}: return None
+    if len(tls) == 2 and not isinstance(tls[1].tfms.fs[-1], ToLabels): return None
+    return _BlockFetch(tls)
 
 # %% ../nbs/08_data.ipynb #5f02fe4e
 def balanced_weights(

@@ -26,7 +26,7 @@ from .archive import open_member, split_member
 from .core import (DECODE_BYTES, DECODE_SECONDS, DECODE_START_SECONDS, DicomError, MAX_DEPTH, MAX_ELEMENTS, MAX_HEADER_BYTES,
     MAX_INFLATED_BYTES, MAX_PIXEL_BYTES, MAX_SIDE, get_window)
 
-# %% ../nbs/01_dicom.ipynb #c0eaab6c
+# %% ../nbs/01_dicom.ipynb #566c9834
 def _need(ok, msg):
     if not ok: raise DicomError(msg)
 
@@ -34,7 +34,7 @@ def _need(ok, msg):
 def _named(name):
     "Turn every failure inside into a `DicomError` that begins with the file's `name`"
     try: yield
-    except DicomError as e: raise DicomError(f'{name}: {e}') from e
+    except DicomError as e: raise DicomError(str(e) if str(e).startswith(f'{name}: ') else f'{name}: {e}') from e
     except OSError as e: raise DicomError(f'{name}: {e.strerror or type(e).__name__}') from e
     except MemoryError as e: raise DicomError(f'{name}: not enough memory to read it') from e
     except (KeyboardInterrupt, SystemExit, GeneratorExit): raise

@@ -7,7 +7,7 @@ __all__ = ['HEADER_COLS', 'PART', 'ID_COLS', 'header_frame', 'header_values', 'h
            'plain_row', 'learn_coding', 'header_part', 'scan', 'scan_paths', 'save_headers', 'load_headers',
            'file_paths', 'scan_to', 'header_counts', 'hash_id', 'deidentify', 'slice_position', 'in_slice_order']
 
-# %% ../nbs/02_headers.ipynb #9786e9c3
+# %% ../nbs/02_headers.ipynb #f942bcc3
 import hmac, json, os, shutil, struct
 from contextlib import suppress
 from functools import lru_cache
@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
 from joblib import Parallel, delayed
-from .archive import archive_members, is_archive, read_head, split_member
+from .archive import archive_members, archive_order, is_archive, read_head, split_member
 from .core import DataError, DicomError, MAX_ELEMENTS, RsnaIchError, progress, write_whole
 from .dicom import (_LITTLE, _MORE_TAGS, _OPEN, _TAGS, _VRS, _WIDE, _holds_items, _named, _sequence_end, check_slice, header_value, n_frames,
     read_header, walk_names)
@@ -89,23 +89,13 @@ def _meta_end(buf):
         if e == 16: syntax = buf[pos+8:pos+8+n]
         pos,last = pos + (12 + _length(buf, pos+8)[0] if _LONG[vr] else 8+n), e
 
-# %% ../nbs/02_headers.ipynb #0b302861
-def plain_elements(
-    buf:bytes, # the beginning of a file
-    size:int, # bytes in the whole file
-): # the values of `dicom`'s fields as bytes, offset and length of the pixels, and whether explicit; None where one must look closely
-    "Walk the elements of a simple header; a `struct.error` when `buf` ends before the pixels"
-    start = _meta_end(buf)
-    if start is None: return None
-    vals = [b'']*len(_FIELDS)
-    span = (_explicit_walk if start[1] else _implicit_walk)(buf, start[0], size, vals)
-    return None if span is None else (vals, *span, start[1])
-
+# %% ../nbs/02_headers.ipynb #b5d8cad5
 def _past(buf, pos, n, size, implicit):
     "Where the sequence at `pos` ends"
     return _sequence_end(buf, pos, size if n == _OPEN else pos+n, 'items', n == _OPEN, implicit, _LITTLE, iter(range(MAX_ELEMENTS)))
 
 def _explicit_walk(buf, pos, size, vals):
+    "Put the wanted values into `vals`; where the pixels start, and their length"
     last = 0x80000
     while True:
         g,e,vr,n = _explicit(buf, pos)
@@ -118,7 +108,9 @@ def _explicit_walk(buf, pos, size, vals):
         if vr == b'UN' and _holds_items(buf, tag, 'UN', pos, n): return None
         pos,last = _past(buf, pos, n, size, False) if vr == b'SQ' else pos+n, tag+1
 
+# %% ../nbs/02_headers.ipynb #a9380fad
 def _implicit_walk(buf, pos, size, vals):
+    "As `_explicit_walk`"
     last = 0x80000
     while True:
         g,e,n = _implicit(buf, pos)
@@ -126,21 +118,35 @@ def _implicit_walk(buf, pos, size, vals):
         if not last <= tag <= 0x7FE00010: return None
         if tag == 0x7FE00010: return (pos, n) if n != _OPEN else None
         if tag in _FIELDS: vals[_FIELDS[tag]] = buf[pos:pos+n]
-        pos,last = _past(buf, pos, n, size, True) if n == _OPEN or (buf[pos:pos+4] == b'\xfe\xff\x00\xe0' and _holds_items(buf, tag, None, pos, n)) else pos+n, tag+1
+        items = n == _OPEN or (buf[pos:pos+4] == b'\xfe\xff\x00\xe0' and _holds_items(buf, tag, None, pos, n))
+        pos,last = _past(buf, pos, n, size, True) if items else pos+n, tag+1
 
-# %% ../nbs/02_headers.ipynb #e81158c5
+def plain_elements(
+    buf:bytes, # the beginning of a file
+    size:int, # bytes in the whole file
+): # the values of `dicom`'s fields as bytes, offset and length of the pixels, and whether explicit; None where one must look closely
+    "Walk the elements of a simple header; a `struct.error` when `buf` ends before the pixels"
+    start = _meta_end(buf)
+    if start is None: return None
+    vals = [b'']*len(_FIELDS)
+    span = (_explicit_walk if start[1] else _implicit_walk)(buf, start[0], size, vals)
+    return None if span is None else (vals, *span, start[1])
+
+# %% ../nbs/02_headers.ipynb #d92f2986
 _OWN = 'sop patient study series position orientation spacing window_center window_width'.split()
 _own,_coding = ([i for i,k in enumerate([*_TAGS, *_MORE_TAGS]) if (k in _OWN) == own] for own in (True, False))
 _BEFORE = 'transfer_syntax rows cols bits_allocated bits_stored high_bit pixel_representation samples_per_pixel frames slope intercept'.split()
 _AFTER = 'modality photometric flags'.split()
 
 def _floats(v):
+    "Numbers of a decimal string; a `ValueError` where they aren't DICOM's"
     if b'_' in v: raise ValueError
     return tuple(map(float, v.split(b'\\'))) if v else ()
 
 _seldom_new = lru_cache(4096)(_floats)
 def _id(v): return str(v, 'ascii').strip(' \0') or None
 
+# %% ../nbs/02_headers.ipynb #8ce69b27
 def coding_key(
     vals, # values from `plain_elements`
     explicit, # explicit VR?
@@ -168,6 +174,7 @@ def plain_row(
     return (_id(sop), _id(patient), _id(study), _id(series), name, start, n, *known[1], center[0] if center else None, width[0] if width else None, len(center),
         x, y, z, ix, iy, iz, jx, jy, jz, sy, sx, *known[2], None)
 
+# %% ../nbs/02_headers.ipynb #84915edc
 def learn_coding(
     buf:bytes, # the beginning of a file
     size:int, # bytes in the whole file
@@ -181,7 +188,7 @@ def learn_coding(
     need = row['rows']*row['cols']*row['bits_allocated']//8
     codings[coding_key(found[0], found[3])] = need, tuple(row[k] for k in _BEFORE), tuple(row[k] for k in _AFTER)
 
-# %% ../nbs/02_headers.ipynb #4cc8d7f6
+# %% ../nbs/02_headers.ipynb #5a41142e
 PART = 4096 # files handed out at a time, and rows of a shard
 
 def _head(root, name, n):
@@ -204,10 +211,13 @@ def _row(root, name, head, modality, codings):
     with suppress(struct.error, DicomError, UnboundLocalError): learn_coding(buf, size, row, codings)
     return tuple(map(row.get, HEADER_COLS))
 
+# %% ../nbs/02_headers.ipynb #6b558ad8
 def _bad_row(name, why): return tuple(map(dict(path=name.encode('utf-8', 'backslashreplace').decode(), error=why).get, HEADER_COLS))
 
 @lru_cache(8)
-def _codings(modality): return {}
+def _codings(modality):
+    "What this process has learnt"
+    return {}
 
 def header_part(
     root:str, # the folder or archive
@@ -224,23 +234,26 @@ def header_part(
         rows.append(_bad_row(name, why) if why else _row(root, name, head, modality, codings))
     return pa.table([pa.array(c, t) for c,t in zip(zip(*rows), _KINDS.values())], schema=_SCHEMA)
 
-# %% ../nbs/02_headers.ipynb #b6607510
+# %% ../nbs/02_headers.ipynb #2282ecd3
 def _listing(root):
     "An iterator of the parts of the names under `root`, and how many names there are"
     if root.is_dir(): names,n = walk_names(root),sum(1 for _ in walk_names(root))
     else:
-        names = archive_members(root)
+        place = {o:i for i,o in enumerate(archive_order(root))}
+        names = sorted(archive_members(root), key=lambda o: place.get(o.name, len(place)))
         n = len(names)
     if not n: raise DataError(f'{root.name}: the folder holds no files')
     it = iter(names)
     return iter(lambda: list(islice(it, PART)), []), n
 
+# %% ../nbs/02_headers.ipynb #d938a41d
 def _parts(root, todo, n, modality, workers):
     "The tables of `todo`, in order, from as many processes as there is work for"
     workers = workers or (1 if n < 5*PART else os.cpu_count())
     if workers == 1: yield from (header_part(str(root), o, modality) for o in todo)
     else: yield from Parallel(workers, return_as='generator', batch_size=1)(delayed(header_part)(str(root), o, modality) for o in todo)
 
+# %% ../nbs/02_headers.ipynb #2ea0a51c
 def _start(root):
     "The folder or archive to scan, and the parts of its names"
     root = Path(root).resolve()
@@ -300,7 +313,7 @@ def file_paths(df:pd.DataFrame)->list: # of `Path`
     if 'root' not in df.attrs: raise DataError("the table doesn't tell which folder its paths start from; set df.attrs['root']")
     return [Path(df.attrs['root'])/o for o in df.path]
 
-# %% ../nbs/02_headers.ipynb #a41a95da
+# %% ../nbs/02_headers.ipynb #3fa6cc53
 def _schema(root, modality):
     "The schema with what pandas needs to know, and what was scanned"
     with pa.BufferOutputStream() as f:
@@ -321,6 +334,7 @@ def _join(shards, out, schema):
         with pq.ParquetWriter(tmp, schema) as w:
             for o in shards: w.write_table(pq.read_table(o).cast(schema))
 
+# %% ../nbs/02_headers.ipynb #87498ea9
 def scan_to(
     out, # the Parquet file to write
     root, # a folder, a zip or tar, a file, or a file in an archive

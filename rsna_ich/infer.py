@@ -29,7 +29,7 @@ def source_table(
     if not len(df): raise DataError('there is no file to predict')
     return df
 
-# %% ../nbs/12_infer.ipynb #e5e0a762
+# %% ../nbs/12_infer.ipynb #4ccde7a2
 def _probs(learn, model, batch):
     "Probabilities [B,6] of one `StoredBatch`, NaN where a slice couldn't be read"
     res,(b,keep) = np.full((len(batch.coding), len(LABELS)), np.nan), batch.good()
@@ -48,10 +48,12 @@ def _batches(reader, bs):
             bar.update(len(idxs))
 
 def _kept(df, rows):
+    "Some rows, with the table's root"
     res = df.loc[rows]
     res.attrs = df.attrs
     return res
 
+# %% ../nbs/12_infer.ipynb #97ba9d62
 def predict(
     source, # a file, a folder, an archive, a list of files, a header table, or the path of one
     model, # an `ICHLearner`, or the folder of a saved model

@@ -6,7 +6,7 @@
 __all__ = ['HU_RULES', 'ICHLearner', 'set_chain', 'check_arch', 'build_model', 'check_size', 'ich_learner', 'ProgressiveSize',
            'Views', 'fingerprint', 'patient_hash', 'load_model', 'EpochLines', 'plain_logs', 'train_model']
 
-# %% ../nbs/10_learner.ipynb #3ce04162
+# %% ../nbs/10_learner.ipynb #92573c66
 import difflib, hashlib, json, socket, sys, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ import pandas as pd, timm, torch
 from fastai.callback.all import *
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import AMPMode, MixedPrecision
-from fastai.data.all import DataLoaders, Datasets, TfmdDL
+from fastai.data.all import DataLoaders, Datasets
 from fastai.learner import Learner
 from fastai.torch_core import default_device, set_seed
 from fastai.vision.learner import create_timm_model, default_split

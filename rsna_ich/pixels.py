@@ -21,7 +21,7 @@ from .core import DataError, DicomError, progress
 from .archive import is_archive, member_offset
 from .dicom import broken_coding, pixel_flags, read_dicom, read_hu
 
-# %% ../nbs/05_pixels.ipynb #5578ca73
+# %% ../nbs/05_pixels.ipynb #bc3c407d
 class Buffers:
     "Arrays that are lent out again when nobody holds them"
     def __init__(self,
@@ -33,8 +33,8 @@ class Buffers:
         "An array of any content"
         for a in self.kept:
             if a.shape == shape and a.dtype == dtype and sys.getrefcount(a) == 3: return a # the list, this name, the question
-        if self.pin and get_worker_info() is None and torch.cuda.is_available(): new = torch.from_numpy(np.empty(0, dtype)).new_empty(shape, pin_memory=True).numpy()
-        else: new = np.empty(shape, dtype)
+        pin = self.pin and get_worker_info() is None and torch.cuda.is_available()
+        new = torch.from_numpy(np.empty(0, dtype)).new_empty(shape, pin_memory=True).numpy() if pin else np.empty(shape, dtype)
         self.kept = [*self.kept[-self.most+1:], new]
         return new
 
@@ -184,7 +184,7 @@ class SliceReader:
         if self.pool is None or self.pool[0] != os.getpid(): self.pool = os.getpid(),ThreadPoolExecutor(self.threads)
         return self.pool[1]
 
-# %% ../nbs/05_pixels.ipynb #cc374ded
+# %% ../nbs/05_pixels.ipynb #778a1d8e
 @patch
 def _copy(self:SliceReader, i, row):
     "Copy the pixels of row `i` of the table to `row`, an array of bytes; a `DicomError` when the file isn't what the table says"
@@ -198,6 +198,7 @@ def _copy(self:SliceReader, i, row):
     if got != len(lead) + len(row) or lead[:4] != b'\xe0\x7f\x10\x00' or int.from_bytes(lead[-4:], 'little') != self.nbytes[i]:
         raise DicomError(f'{self.names[i]}: the file has changed since it was scanned; scan the folder again')
 
+# %% ../nbs/05_pixels.ipynb #3815a72f
 @patch
 def _flags(self:SliceReader, i, row):
     "The flags of the table's row `i`, whose pixel bytes are `row`"
@@ -220,6 +221,7 @@ def _some(self:SliceReader, todo, rows, res):
                 if self.notes: res.notes[k] = sha256(ds.PixelData).hexdigest(),' '.join(ds.flags) or None
         except DicomError as e: res.errors[k] = str(e)
 
+# %% ../nbs/05_pixels.ipynb #f6c59eac
 @patch
 def read(self:SliceReader,
     idxs, # rows of the table, by number
@@ -229,8 +231,7 @@ def read(self:SliceReader,
     px = self.buffers.take((len(idxs), 1, self.side, self.side))
     res,rows,todo = StoredBatch(px, self.coding[idxs], {}, {}, [None]*len(idxs)), px.reshape(len(idxs), -1).view(np.uint8), list(enumerate(idxs))
     if self.threads == 1: self._some(todo, rows, res)
-    else:
-        list(self._threads().map(self._some, [todo[j::self.threads] for j in range(self.threads)], repeat(rows), repeat(res)))
+    else: list(self._threads().map(self._some, [todo[j::self.threads] for j in range(self.threads)], repeat(rows), repeat(res)))
     return res
 
 # %% ../nbs/05_pixels.ipynb #93dbc1f6

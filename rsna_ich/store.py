@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EVERY', 'hu_levels', 'to_codes', 'from_codes', 'Store', 'source_fingerprint', 'brain_share', 'fitter', 'fit_batch',
-           'prepare', 'file_sha256', 'verify', 'with_brain', 'sample_negatives']
+           'file_sha256', 'prepare', 'verify', 'with_brain', 'sample_negatives']
 
 # %% ../nbs/07_store.ipynb #ea6da67c
 import hashlib, json, os
@@ -131,7 +131,11 @@ class _Unfinished:
         self.pixels.close()
         self.lines.close()
 
-# %% ../nbs/07_store.ipynb #ba5dfd7f
+# %% ../nbs/07_store.ipynb #17b49ea7
+def file_sha256(path)->str: # hex
+    "SHA-256 of a file's bytes"
+    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
 def _fill(todo, reader, fit, read_size, bs, device, levels):
     "Read and fit all slices that `todo` lacks"
     parts = [range(i, min(i+bs, len(reader))) for i in range(todo.done, len(reader), bs)]
@@ -141,6 +145,26 @@ def _fill(todo, reader, fit, read_size, bs, device, levels):
         if k % EVERY == EVERY-1: todo.note()
     todo.note()
 
+def _finish(df, good, out, settings):
+    "Put the index beside the pixels, and both under their names"
+    with open(out/'lines.part.jsonl') as f: brain,digest,flags,error = map(np.array, zip(*map(json.loads, f)), repeat(object))
+    bad = pd.notna(error)
+    if bad.all(): raise DataError(f'none of the {len(good)} slices can be read; the first: {error[0]}')
+    index = df.assign(row=pd.array([pd.NA]*len(df), 'Int64'), brain=np.nan, pixels_sha256=pd.array([pd.NA]*len(df), 'string'))
+    index.loc[good.index, 'brain'] = brain.astype(float)
+    index.loc[good.index, 'pixels_sha256'] = pd.array(digest, 'string')
+    index.loc[good.index, 'flags'] = pd.array(flags, 'string')
+    index.loc[good.index[bad], 'error'] = error[bad]
+    index.loc[good.index[~bad], 'row'] = np.flatnonzero(~bad)
+    index.attrs = dict(df.attrs)
+    with write_whole(out/'index.parquet') as tmp: index.to_parquet(tmp, index=False)
+    os.replace(out/'pixels.part.npy', out/'pixels.npy')
+    settings |= dict(files_sha256={o:file_sha256(out/o) for o in ('pixels.npy', 'index.parquet')})
+    with write_whole(out/'store.json') as tmp: tmp.write_text(json.dumps(settings, indent=2))
+    for o in ('progress.json', 'lines.part.jsonl'): (out/o).unlink(missing_ok=True)
+    return Store(out)
+
+# %% ../nbs/07_store.ipynb #65bd2d86
 def prepare(
     df:pd.DataFrame, # a header table; rows with `error` are kept in the index and not read
     out, # the store's folder
@@ -169,28 +193,6 @@ def prepare(
         reader = SliceReader(good, settings['read_size'], threads, notes=True)
         _fill(todo, reader, fitter(size, crop).to(device), settings['read_size'], bs, device, torch.from_numpy(hu_levels()) if dtype == 'uint8' else None)
     return _finish(df, good, out, settings | dict(slices=len(good), fingerprint=fp))
-
-def file_sha256(path)->str: # hex
-    "SHA-256 of a file's bytes"
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
-
-def _finish(df, good, out, settings):
-    with open(out/'lines.part.jsonl') as f: brain,digest,flags,error = map(np.array, zip(*map(json.loads, f)), repeat(object))
-    bad = pd.notna(error)
-    if bad.all(): raise DataError(f'none of the {len(good)} slices can be read; the first: {error[0]}')
-    index = df.assign(row=pd.array([pd.NA]*len(df), 'Int64'), brain=np.nan, pixels_sha256=pd.array([pd.NA]*len(df), 'string'))
-    index.loc[good.index, 'brain'] = brain.astype(float)
-    index.loc[good.index, 'pixels_sha256'] = pd.array(digest, 'string')
-    index.loc[good.index, 'flags'] = pd.array(flags, 'string')
-    index.loc[good.index[bad], 'error'] = error[bad]
-    index.loc[good.index[~bad], 'row'] = np.flatnonzero(~bad)
-    index.attrs = dict(df.attrs)
-    with write_whole(out/'index.parquet') as tmp: index.to_parquet(tmp, index=False)
-    os.replace(out/'pixels.part.npy', out/'pixels.npy')
-    settings |= dict(files_sha256={o:file_sha256(out/o) for o in ('pixels.npy', 'index.parquet')})
-    with write_whole(out/'store.json') as tmp: tmp.write_text(json.dumps(settings, indent=2))
-    for o in ('progress.json', 'lines.part.jsonl'): (out/o).unlink(missing_ok=True)
-    return Store(out)
 
 # %% ../nbs/07_store.ipynb #c8ffb1f5
 def verify(

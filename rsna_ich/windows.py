@@ -161,13 +161,15 @@ class CropHead(HUModule):
         self.size, self.margin, self.min_area, self.min_side, self.tissue, self.grid = size, margin, min_area, min_side, tissue, 64
     def extra_repr(self): return f"size={self.size}, margin={self.margin}"
 
-# %% ../nbs/06_windows.ipynb #7588969c
+# %% ../nbs/06_windows.ipynb #71567a1f
 @patch
 def mask(self:CropHead,
     hu, # [B,1,H,W] HU
 )->Tensor: # [B,1,64,64] bool
     "Where the head is, on a coarse grid; nowhere if it is smaller than `min_area`"
-    dense = F.adaptive_avg_pool2d((as_hu(hu) > self.tissue).float(), self.grid)
+    hu,g = as_hu(hu),self.grid
+    even = hu.shape[-1] == hu.shape[-2] and hu.shape[-1] % g == 0
+    dense = area_mean(hu[:,0] > self.tissue, g)[:,None] if even else F.adaptive_avg_pool2d((hu > self.tissue).float(), g)
     with torch.autocast(dense.device.type, enabled=False): solid = gaussian_blur2d(dense, 7, (1., 1.), 'replicate') > .5
     pieces = connected_components_union_find(solid)
     area = pieces.flatten().bincount().index_fill(0, pieces.new_zeros(1), 0)[pieces]
@@ -187,13 +189,28 @@ def boxes(self:CropHead,
     cx,cy = x.mean(0),y.mean(0)
     return torch.stack([cx-half, cy-half, cx+half, cy+half], 1)
 
-# %% ../nbs/06_windows.ipynb #f738cea3
+# %% ../nbs/06_windows.ipynb #0220cf6b
 @patch
 def encodes(self:CropHead, hu):
     h,w = hu.shape[-2:]
     size = self.size or max(h, w)
-    fine = max(1, round(max(h, w)/size))
     lo,hi = (self.boxes(hu) / hu.new_tensor([w, h, w, h]) * 2 - 1).chunk(2, 1)
+    out = new_empty((len(hu), 1, size, size), hu.device)
+    for i in _parts_of(hu): out[i] = _cut(hu[i], lo[i], hi[i], size)
+    return out
+
+def _parts_of(x, n=4):
+    "A batch in parts; on a CPU so few slices at a time that what is made on the way stays in the cache"
+    n = n if x.device.type == 'cpu' and not torch.compiler.is_compiling() else len(x)
+    return [slice(i, i+n) for i in range(0, len(x), n)]
+
+def _cut(
+    hu, # [B,1,H,W]
+    lo, hi, # [B,2] corners x, y of the squares, -1..1 being the whole picture
+    size:int, # pixels a side of the result
+)->Tensor: # [B,1,size,size]
+    "Cut squares out and resize them; finer than needed where they shrink, and then by the mean"
+    fine = max(1, round(max(hu.shape[-2:])/size))
     t = (torch.arange(size*fine, device=hu.device)+.5) / (size*fine)
     x,y = (lo[:,:,None] + (hi-lo)[:,:,None]*t).unbind(1)
     grid = torch.stack(torch.broadcast_tensors(x[:,None,:], y[:,:,None]), -1)

@@ -33,7 +33,10 @@ def finish(f):
     assert os.waitpid(forked(f), 0)[1] == 0, 'a run that nobody killed failed'
     return time.perf_counter()-start
 
-def bytes_of(path): return {o.relative_to(path):o.read_bytes() for o in sorted(path.rglob('*')) if o.is_file()} if path.is_dir() else path.read_bytes() if path.exists() else None
+def bytes_of(path):
+    "The bytes of a file, or of all files in a folder; None where there is nothing"
+    if path.is_dir(): return {o.relative_to(path):o.read_bytes() for o in sorted(path.rglob('*')) if o.is_file()}
+    return path.read_bytes() if path.exists() else None
 
 class Job:
     "One stage: how to run it, and how to open what it leaves: that raises one of our errors, or gives the whole"
@@ -54,7 +57,8 @@ def jobs(root):
     headers_module.PART,store_module.EVERY = 8,1
     def prepared(out): store_module.prepare(load_headers(root/'h.parquet'), out, size=32, bs=4)
     def predicted(out): save_predictions(predict(root/'h.parquet', root/'model', bs=8), out)
-    return dict(scan=Job(lambda out: scan_to(out, root/'data'/'dicom', workers=1, resume=True), load_headers, DataError), prepare=Job(prepared, store_module.Store, DataError),
+    def scanned(out): scan_to(out, root/'data'/'dicom', workers=1, resume=True)
+    return dict(scan=Job(scanned, load_headers, DataError), prepare=Job(prepared, store_module.Store, DataError),
         train=Job(partial(_train, root), load_model, ModelError), predict=Job(predicted, lambda o: o.stat(), FileNotFoundError))
 
 def trial(job, out, want, seconds, kills, rng):

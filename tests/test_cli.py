@@ -56,7 +56,7 @@ def errors(session, tmp_path):
     preds = pd.DataFrame(dict(sop=['ID_y'], **dict.fromkeys(LABELS, .5)))
     preds.to_csv(tmp_path/'p.csv', index=False)
     out = ('--out', tmp_path/'out')
-    return [(('scan', tmp_path/'empty', *out), 'holds no files'), (('scan', tmp_path/'none', *out), 'none: no such folder'),
+    return [(('scan', tmp_path/'empty', *out), 'holds no files'), (('scan', tmp_path/'none', *out), 'none: no such file or folder'),
         (('train', headers, '--labels', tmp_path/'none.csv', *out), 'none.csv: no such label file'), (('train', headers, '--labels', tmp_path/'other.csv', *out), 'no file has a label'),
         (('train', tmp_path/'text.dcm', '--labels', ph/'labels.csv', *out), 'not a Parquet file'), (('train', headers, '--labels', ph/'labels.csv', '--arch', 'resnet81', *out), 'did you mean'),
         (('train', headers, '--labels', ph/'labels.csv', '--windows', 'brian', *out), "no CT window is called 'brian'"), (('train', headers, '--labels', ph/'labels.csv', '--epochs', 0, *out), '--epochs must be 1 or more'),
@@ -82,7 +82,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(session, tmp_path, capsys, mon
 
 def test_through_the_shell_it_is_exit_code_1_and_no_traceback(tmp_path):
     _,err = run('scan', tmp_path/'none', code=1)
-    assert err.strip() == 'error: none: no such folder'
+    assert err.strip() == 'error: none: no such file or folder'
 
 def test_only_bad_files_still_leave_their_reasons(session, tmp_path):
     (tmp_path/'in').mkdir()

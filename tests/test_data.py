@@ -17,7 +17,7 @@ def tables(draw):
     patients = rng.integers(0, max(3, n//draw(st.integers(1, 12))), n)
     return pd.DataFrame(dict(sop=[f'ID_{i}' for i in range(n)], patient=[f'P{p}' for p in patients])).assign(**dict(zip(LABELS, y.T)))
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(tables(), st.integers(2, 5), st.integers(0, 3))
 def test_no_patient_crosses_and_order_does_not_matter(df, k, seed):
     if df.patient.nunique() < k: return

@@ -5,8 +5,7 @@ import numpy as np, pandas as pd, pydicom, pytest
 from hypothesis import given, settings, strategies as st
 from rsna_ich import headers as headers_module
 from rsna_ich.core import DataError
-from rsna_ich.headers import (HEADER_COLS, file_paths, header_row, in_slice_order, load_headers, save_headers, scan, scan_to,
-    slice_position)
+from rsna_ich.headers import HEADER_COLS, file_paths, header_row, in_slice_order, load_headers, save_headers, scan, scan_to, slice_position
 from rsna_ich.phantom import write_dicom
 
 CONTRACT = '''sop patient study series path pixel_offset pixel_bytes transfer_syntax rows cols bits_allocated bits_stored high_bit pixel_representation

@@ -184,6 +184,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'rsna_ich.dicom._confine': ('dicom.html#_confine', 'rsna_ich/dicom.py'),
                                 'rsna_ich.dicom._dataset': ('dicom.html#_dataset', 'rsna_ich/dicom.py'),
                                 'rsna_ich.dicom._decode': ('dicom.html#_decode', 'rsna_ich/dicom.py'),
+                                'rsna_ich.dicom._decode_rle': ('dicom.html#_decode_rle', 'rsna_ich/dicom.py'),
                                 'rsna_ich.dicom._decoded': ('dicom.html#_decoded', 'rsna_ich/dicom.py'),
                                 'rsna_ich.dicom._element': ('dicom.html#_element', 'rsna_ich/dicom.py'),
                                 'rsna_ich.dicom._fits': ('dicom.html#_fits', 'rsna_ich/dicom.py'),

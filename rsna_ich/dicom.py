@@ -217,7 +217,7 @@ def _inflated(f, pos):
     _need(len(rest) <= 1 or (rest.startswith(trailer) and len(rest) <= 9), 'the deflated data is damaged, or something follows it')
     return out
 
-# %% ../nbs/01_dicom.ipynb #cf57e924
+# %% ../nbs/01_dicom.ipynb #868a01c9
 def _header(f):
     "The header of the open file `f`, and the stream that its pixels stand in: `f`, or what it inflates to"
     size = f.seek(0, os.SEEK_END)
@@ -234,7 +234,8 @@ def _parsed(buf, size):
     return meta, syntax, pos if syntax.name == 'deflated' else _body(buf, pos, size, syntax.implicit, syntax.order)
 
 def _dataset(meta, syntax, body, size):
-    ds = Dataset(body.elements)
+    ds,uid = Dataset(body.elements),BaseTag(0x00020010)
+    meta[uid] = meta[uid]._replace(VR='UI') # whatever the file calls it, so that pydicom reads it as what it is
     ds.file_meta,ds.preamble,ds.ordered = FileMetaDataset(meta), bytes(128), body.ordered
     ds.set_original_encoding(syntax.implicit, syntax.order is _LITTLE)
     ds.pixel_span,ds.file_bytes,ds.pixel_offset,ds.pixel_bytes = body.pixels, size, None, None
@@ -504,19 +505,27 @@ def _check_frame(frame, codec, rows, cols, allocated, stored, signed):
     _need(sign in (None, signed), f"the compressed pixels are {'signed' if sign else 'unsigned'}, the header says the opposite")
     return bits
 
-# %% ../nbs/01_dicom.ipynb #521effdd
+# %% ../nbs/01_dicom.ipynb #7c12b1bd
 _REQUEST,_ANSWER = struct.Struct('<32s6IQ'),struct.Struct('<cQ')
 
 def _decode(uid, rows, cols, allocated, stored, signed, frames, data):
     "In the decoding process: pixels as bytes, little endian, `allocated` bits each"
     from pydicom.pixels import get_decoder
-    decoder = get_decoder(uid)
-    plugin = next((o for o in ('pylibjpeg', 'pydicom') if o in decoder.available_plugins), None)
-    if plugin is None: raise ModuleNotFoundError('pylibjpeg')
-    px,_ = decoder.as_array(data, raw=True, decoding_plugin=plugin, rows=rows, columns=cols, samples_per_pixel=1,
+    if uid.endswith('1.2.5'): return b''.join(_decode_rle(data[a:a+n], rows*cols) for a,n in _fragments(data)[0][1:])
+    if 'pylibjpeg' not in get_decoder(uid).available_plugins: raise ModuleNotFoundError('pylibjpeg')
+    px,_ = get_decoder(uid).as_array(data, raw=True, decoding_plugin='pylibjpeg', rows=rows, columns=cols, samples_per_pixel=1,
         photometric_interpretation='MONOCHROME2', bits_allocated=allocated, bits_stored=stored, pixel_representation=signed, number_of_frames=frames,
         pixel_keyword='PixelData', allow_excess_frames=False, apply_jls_sign_correction=False, apply_j2k_sign_correction=False, correct_unused_bits=False)
     return px.astype(f"<{'iu'[not signed]}{allocated//8}", copy=False).tobytes()
+
+def _decode_rle(frame, n):
+    "Frame decoders fill up what is missing or drop what is left over; so segment by segment, each of `n` bytes or one more that pads it"
+    try: from rle.rle import decode_segment
+    except ImportError: from pydicom.pixels.decoders.rle import _rle_decode_segment as decode_segment
+    count,*starts = struct.unpack_from('<16I', frame)
+    planes = [decode_segment(frame[a:b]) for a,b in zip(starts[:count], [*starts[1:count], len(frame)])]
+    if any(len(o)-n not in (0, 1) for o in planes): raise ValueError
+    return np.stack([np.frombuffer(o, np.uint8, n) for o in planes[::-1]], 1).tobytes()
 
 def _answer(*args):
     "What `_decode` gives, or a letter that says why it gives nothing"
@@ -701,8 +710,8 @@ def _stored(ds, frame):
 
 def _name(ds): return getattr(ds, 'source', 'Dataset')
 
-# %% ../nbs/01_dicom.ipynb #bb93f0d4
-_LOOK = 16,128,128 # frames, rows and columns at most that the spread of HU is taken from, evenly over the file
+# %% ../nbs/01_dicom.ipynb #28fa491b
+_LOOK = 16,64,64 # frames, rows and columns at most that the spread of HU is taken from, evenly over the file
 
 def _spread_flags(px, slope, intercept, fix):
     "The words of `FLAGS` that the HU of the stored pixels [frames,rows,cols] deserve"
@@ -786,12 +795,13 @@ def _lenient():
         warnings.simplefilter('ignore')
         yield
 
-# %% ../nbs/01_dicom.ipynb #c23a0200
+# %% ../nbs/01_dicom.ipynb #98482a0a
 @patch
 def dcmread(self:Path, modality='CT')->Dataset:
     "The checked DICOM dataset at this path, pixels included"
     ds = read_dicom(self, modality)
-    with _named(self.name), _lenient(): ds.walk(lambda ds,el: None)
+    with _named(self.name), _lenient():
+        for o in (ds.file_meta, ds): o.walk(lambda ds,el: None)
     return ds
 
 @patch(as_prop=True)

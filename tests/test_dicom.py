@@ -108,7 +108,7 @@ def _slice(tmp_path, **tags):
 
 @pytest.mark.parametrize('tags,says', [
     (dict(Rows=32), "the header doesn't fit the pixels"), (dict(Rows=128), 'truncated'), (dict(Rows=0), 'rows is 0'), (dict(Rows=65535, Columns=65535), 'outside 1..4096'),
-    (dict(BitsStored=17, HighBit=16), "don't fit together"), (dict(HighBit=3), "don't fit together"), (dict(BitsAllocated=32), '32 bits allocated'),
+    (dict(BitsStored=17, HighBit=16), "don't fit together"), (dict(HighBit=3), "don't fit together"), (dict(BitsStored=8), "don't fit together"), (dict(BitsAllocated=32), '32 bits allocated'),
     (dict(PixelRepresentation=2), 'pixel representation is 2'), (dict(RescaleSlope='0'), 'rescale slope is 0'), (dict(RescaleSlope=None), 'no rescale slope'),
     (dict(RescaleIntercept=None), 'no rescale intercept'), (dict(Modality='MR'), 'the modality is MR'), (dict(Modality=None), 'not given'),
     (dict(SamplesPerPixel=3, PhotometricInterpretation='RGB'), 'a colour image'), (dict(NumberOfFrames='5'), 'truncated'),
@@ -287,6 +287,10 @@ def test_an_rle_frame_of_65535_by_65535(good):
     _refused(_saved(rle, Rows=65535, Columns=65535), 'outside 1..4096')
     _refused(_saved(rle, Rows=4096, Columns=4096), 'too short for 4096x4096')
 
+@pytest.mark.parametrize('tags', [dict(Rows=32), dict(Columns=32), dict(Rows=65), dict(Rows=128)])
+@pytest.mark.parametrize('uid', [RLELossless, JPEG2000Lossless], ids=lambda u: u.keyword)
+def test_another_size_of_compressed_pixels(good, uid, tags): _refused(_saved(_saved(good, uid), **tags), 'compressed pixels are')
+
 @pytest.mark.parametrize('at,new,says', [(0, b'\3', "doesn't fit a grey"), (4, b'\x41', "doesn't fit a grey"), (8, b'\xff\xff', 'too short'), (0, b'\xff'*64, "doesn't fit"), (64, b'\x80'*900, 'damaged')])
 def test_a_damaged_rle_frame(good, at, new, says):
     rle = _saved(good, RLELossless)
@@ -324,7 +328,7 @@ def test_a_decoder_that_fails(good, server, code, says):
     _refused(_saved(good, JPEG2000Lossless), says)
 
 def test_no_decoder_is_installed(good, server):
-    server('pass', before="sys.modules['pylibjpeg'] = None")
+    server('pass', before="sys.modules['pylibjpeg'] = sys.modules['rle'] = None")
     _refused(_saved(good, JPEG2000Lossless), 'install one with: pip install "pylibjpeg[all]"')
     assert np.array_equal(read_hu(_saved(good, RLELossless)), read_hu(good)) # pydicom has its own for this
 

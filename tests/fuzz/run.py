@@ -43,7 +43,13 @@ def _texts(e):
         e = e.__cause__ or (None if e.__suppress_context__ else e.__context__)
 
 def outcome(src, m):
-    "What becomes of one mutant, and a word on it"
+    "What becomes of one mutant, and a word on it; a warning is an escape too"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        res = _outcome(src, m)
+    return ('escape', str(said[0].message)) if said else res
+
+def _outcome(src, m):
     try:
         ds = dicom.read_dicom(m.data)
         hu = dicom.read_hu(ds)

@@ -192,24 +192,26 @@ class SliceReader:
         if self.pool is None or self.pool[0] != os.getpid(): self.pool = os.getpid(),ThreadPoolExecutor(self.threads)
         return self.pool[1]
 
-# %% ../nbs/05_pixels.ipynb #778a1d8e
+# %% ../nbs/05_pixels.ipynb #da3d448d
 @patch
 def _copy(self:SliceReader, i, row):
-    "Copy the pixels of row `i` of the table to `row`, an array of bytes; a `DicomError` when the file isn't what the table says"
-    lead,path,start = bytearray(self.lead[i]),f'{self.root}/{self.names[i]}',int(self.start[i])
+    "Copy the pixels of row `i` of the table to `row`, bytes; whether anything follows them. A `DicomError` when the file isn't what the table says"
+    lead,path,start,more = bytearray(self.lead[i]),f'{self.root}/{self.names[i]}',int(self.start[i]),bytearray(1)
     if self.packed: path,start = self.root,start + member_offset(self.root, self.names[i])
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try: got = os.preadv(fd, [lead, row], start-len(lead))
+        try: got = os.preadv(fd, [lead, row, more], start-len(lead))
         finally: os.close(fd)
     except OSError as e: raise DicomError(f'{self.names[i]}: {e.strerror}') from e
-    if got != len(lead) + len(row) or lead[:4] != b'\xe0\x7f\x10\x00' or int.from_bytes(lead[-4:], 'little') != self.nbytes[i]:
+    if got < len(lead) + len(row) or lead[:4] != b'\xe0\x7f\x10\x00' or int.from_bytes(lead[-4:], 'little') != self.nbytes[i]:
         raise DicomError(f'{self.names[i]}: the file has changed since it was scanned; scan the folder again')
+    return got > len(lead) + len(row)
 
-# %% ../nbs/05_pixels.ipynb #3815a72f
+# %% ../nbs/05_pixels.ipynb #aba8fdb9
 @patch
-def _flags(self:SliceReader, i, row):
-    "The flags of the table's row `i`, whose pixel bytes are `row`"
+def _flags(self:SliceReader, i, row, more):
+    "The flags of the table's row `i`, whose pixel bytes are `row`; `more` follows them"
+    if more and not self.packed: return ' '.join(read_dicom(f'{self.root}/{self.names[i]}', modality=None).flags) or None
     bits,signed,slope,intercept,flags = self.coded[i]
     words = [] if pd.isna(flags) else flags.split()
     px = row.view(np.int16 if signed else np.uint16).reshape(1, self.side, self.side)
@@ -221,8 +223,8 @@ def _some(self:SliceReader, todo, rows, res):
     for k,i in todo:
         try:
             if self.plain[i] and not (self.packed and member_offset(self.root, self.names[i]) is None):
-                self._copy(i, rows[k])
-                if self.notes: res.notes[k] = sha256(rows[k]).hexdigest(),self._flags(i, rows[k])
+                more = self._copy(i, rows[k])
+                if self.notes: res.notes[k] = sha256(rows[k]).hexdigest(),self._flags(i, rows[k], more)
             else:
                 ds = read_dicom(f'{self.root}/{self.names[i]}', modality=None)
                 res.done[k] = read_slice(ds, self.size)

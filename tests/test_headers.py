@@ -1,8 +1,9 @@
 "The header table: its contract, its order, and files that can't be read"
-import os, shutil, struct
+import os, shutil
 from pathlib import Path
 import numpy as np, pandas as pd, pydicom, pytest
 from hypothesis import given, settings, strategies as st
+from tests.damage import damage
 from rsna_ich import headers as headers_module
 from rsna_ich.core import DataError
 from rsna_ich.headers import HEADER_COLS, file_paths, header_row, in_slice_order, load_headers, save_headers, scan, scan_to, slice_position
@@ -175,23 +176,6 @@ def coded(tmp_path_factory):
     for o in ('explicit', 'implicit'): both_ways(root/o, codings)
     assert len(codings) == 2
     return root, files, codings
-
-@st.composite
-def damage(draw):
-    "A function that changes bytes of a file's header"
-    kind,where,value = draw(st.sampled_from('byte word cut insert drop copy'.split())),draw(st.floats(0, 1)),draw(st.integers(0, 2**32-1))
-    length = draw(st.integers(1, 40))
-    def change(b):
-        i = int(128 + where*(len(b)-512-128))
-        if kind == 'byte': return b[:i] + bytes([value & 255]) + b[i+1:]
-        if kind == 'word': return b[:i] + struct.pack('<I', value if value & 1 else draw_word(value)) + b[i+4:]
-        if kind == 'cut': return b[:i]
-        if kind == 'insert': return b[:i] + bytes([value & 255])*length + b[i:]
-        if kind == 'drop': return b[:i] + b[i+length:]
-        return b[:i] + b[i:i+length]*2 + b[i+length:]
-    return change
-
-def draw_word(v): return (0, 1, 2, 0xFFFFFFFF, 0x7FFFFFFF, 0x00280010, 0xE0007FE0, 0xFFFEE0DD)[v//2 % 8]
 
 @settings(max_examples=1500, deadline=None)
 @given(st.integers(0, 1), st.lists(damage(), min_size=1, max_size=3))

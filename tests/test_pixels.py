@@ -2,11 +2,12 @@
 import os, pickle, threading
 import numpy as np, pandas as pd, pydicom, pytest, torch
 from hypothesis import given, settings, strategies as st
-from rsna_ich.core import DataError
-from rsna_ich.dicom import broken_coding, read_dicom, to_hu
+from rsna_ich.core import DataError, DicomError
+from rsna_ich.dicom import broken_coding, read_dicom, read_hu, to_hu
 from rsna_ich.headers import scan
 from rsna_ich.phantom import write_dicom
-from rsna_ich.pixels import Buffers, Coding, SliceReader, area_mean, read_slice, stored_to_hu
+from rsna_ich.pixels import Buffers, Coding, SliceReader, area_mean, changed_pixels, read_slice, stored_to_hu
+from tests.damage import damage
 
 codings = st.tuples(st.integers(2, 16), st.integers(0, 1), st.sampled_from([1., 1., 1., .5, 2., -1.]), st.sampled_from([-1024, -1000, 0, 1, 7, -8192]))
 
@@ -128,3 +129,56 @@ def test_what_the_pixels_deserve_to_have_said(tmp_path):
     notes = SliceReader(df, 32, notes=True).read([0, 1]).notes
     assert [o[1] for o in notes] == [' '.join(read_dicom(tmp_path/p).flags) or None for p in df.path]
     assert notes[0][1] is None and 'hu_range' in notes[1][1].split()
+
+@pytest.fixture(scope='module')
+def victims(tmp_path_factory):
+    "A folder, and the bytes of an explicit, an implicit and an RLE file of the same head"
+    from rsna_ich.phantom import phantom_study
+    root,hu = tmp_path_factory.mktemp('v'),phantom_study(0, 64, n_slices=3).hu[1]
+    for name in ('explicit', 'implicit', 'rle'): write_dicom(root/name, hu)
+    with pydicom.config.disable_value_validation():
+        ds = pydicom.dcmread(root/'implicit')
+        ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        ds.save_as(root/'implicit')
+        ds = pydicom.dcmread(root/'rle')
+        ds.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+        ds.save_as(root/'rle')
+    return root, {o.name:o.read_bytes() for o in root.iterdir()}
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(['explicit', 'implicit', 'rle']), st.lists(damage(), min_size=1, max_size=2))
+def test_a_damaged_file_by_the_batch_is_what_it_is_alone(victims, name, changes):
+    "Whatever was done to a file: the batch has the HU of `read_hu` and its flags, or neither of them reads it"
+    root,files = victims
+    data = files[name]
+    for c in changes: data = c(data) if len(data) > 700 else data
+    path = root.parent/'damaged'/'x'
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    df = scan(path)
+    if pd.notna(df.error[0]):
+        with pytest.raises(DicomError): read_hu(path, frame=None)
+        return
+    b = SliceReader(df, int(max(df.rows[0], df.cols[0])), notes=True).read([0])
+    if b.errors:
+        with pytest.raises(DicomError): read_hu(path)
+        return
+    assert torch.equal(b.hu(int(max(df.rows[0], df.cols[0])))[0].clamp(-2**15, 2**15-1), read_slice(path).float())
+    assert b.notes[0][1] == (' '.join(read_dicom(path).flags) or None)
+
+def test_every_changed_byte_of_pixels_is_found(victims):
+    "600 changes of one byte in three codings; each is named by the digest that was taken before"
+    root,files = victims
+    rng,found = np.random.default_rng(0),0
+    for name,data in files.items():
+        df = scan(root/name)
+        df = df.assign(pixels_sha256=[SliceReader(df, 64, notes=True).read([0]).notes[0][0]]).set_axis(df.index)
+        df.attrs['root'] = str(root)
+        start = len(data) - (8192 if name != 'rle' else 2000)
+        for _ in range(200):
+            i = rng.integers(start, len(data) - (8 if name == 'rle' else 0)) # RLE ends with a delimiter
+            (root/name).write_bytes(data[:i] + bytes([data[i] ^ rng.integers(1, 256)]) + data[i+1:])
+            found += len(changed_pixels(df))
+        (root/name).write_bytes(data)
+        assert not len(changed_pixels(df))
+    assert found == 600

@@ -15,6 +15,18 @@ from subprocess import Popen, TimeoutExpired
 
 SHARED = Path(os.environ.get('RSNA_ICH_DATA', Path(__file__).resolve().parents[2]/'shared'/'data'))/'rsna'
 
+def slices(folder, n, side=512):
+    "The header table of `n` plain slices of one side under `folder`, the real ones when None; over again where they are fewer"
+    import pandas as pd
+    from rsna_ich.dicom import broken_coding
+    from rsna_ich.headers import scan
+    df = scan(folder or SHARED/'dicom', workers=1)
+    good = df[df.error.isna() & df.pixel_offset.notna() & (df.rows == side) & (df.cols == side) & ~broken_coding(df.bits_stored, df.pixel_representation, df.intercept)]
+    if not len(good): sys.exit(f'{folder}: no uncompressed slices of {side} pixels; name another folder with --files')
+    res = pd.concat([good]*-(-n//len(good)), ignore_index=True).head(n)
+    res.attrs = df.attrs
+    return res
+
 def peak_mib():
     "The most memory that this process has had, in MiB"
     with open('/proc/self/status') as f: return next(int(l.split()[1])/1024 for l in f if l.startswith('VmHWM'))
@@ -49,7 +61,7 @@ class Contestant:
         self.times,self.seen,self.peak,self.why = [],None,0,None
     def start(self):
         self.pipe,theirs = Pipe()
-        self.process = Popen([sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], start_new_session=True)
+        self.process = Popen([sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()], stdout=sys.stderr, start_new_session=True)
         theirs.close()
         self.pipe.send((Path(sys.argv[0]).stem, self.make.__name__, self.args, not self.fresh, self.seconds))
     def stop(self):

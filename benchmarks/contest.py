@@ -2,7 +2,7 @@
 
 A contestant is a function that gets ready (imports, lists, buffers) and returns `run`, which does the job once, and `look`, which makes something
 small of `run`'s result, by which the answers are compared. Its docstring is its line in the table."""
-import argparse, json, os, platform, sys, time, warnings
+import argparse, json, os, platform, re, sys, time, warnings
 from collections import deque
 from contextlib import suppress
 from importlib import import_module
@@ -56,7 +56,7 @@ def serve(pipe):
 class Contestant:
     "One row of the table"
     def __init__(self, name, make, args, fresh, seconds, timeout):
-        self.name,self.key,self.what,self.fresh,self.timeout = name,name.split()[0],make.__doc__,fresh,timeout
+        self.name,self.key,self.what,self.fresh,self.timeout = name,re.match('[^ ,]+', name)[0],make.__doc__,fresh,timeout
         self.make,self.args,self.seconds,self.process = make,args,seconds,None
         self.times,self.seen,self.peak,self.why = [],None,0,None
     def start(self):
@@ -106,7 +106,7 @@ def contest(
         for r in rows: r.stop()
     if rows[0].why: sys.exit(f'{rows[0].name}: {rows[0].why}')
     for r in rows[1:]:
-        if same and not r.why and r.seen is not None and not same(rows[0].seen, r.seen): r.why = f'another result: {r.seen}, not {rows[0].seen}'
+        if same and not r.why and r.seen is not None and not same(rows[0].seen, r.seen): r.why = 'another result than ours'
     return rows
 
 def ratio(ours, row):

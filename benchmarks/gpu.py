@@ -6,7 +6,7 @@ would reach 1.00 of it."""
 import argparse, subprocess, sys, time
 from pathlib import Path
 from statistics import median
-import numpy as np, torch
+import pandas as pd, torch
 from contest import conditions, last_line
 from rsna_ich.pixels import Coding, stored_to_hu
 from rsna_ich.windows import CTTransform
@@ -33,9 +33,8 @@ def bandwidth(mib, steps):
 
 def coding(n, bits, signed, intercept):
     "The coding of `n` slices"
-    one = lambda v, t: np.full(n, v, t)
-    mask = (1 << bits)-1
-    return Coding(one(np.uint16(mask).view(np.int16), np.int16), one(0, np.int16), one(0, np.int16), one(1, np.float32), one(intercept, np.float32), one(False, bool))
+    df = pd.DataFrame(dict(bits_stored=[bits]*n, pixel_representation=signed, slope=1., intercept=intercept))
+    return Coding.of(df)
 
 def chains(a):
     "Name, function and bytes (in, out) of each chain"
@@ -75,7 +74,8 @@ def main():
             print(f'{k:28} {a.bs/t:9,.0f} images/s {n/t/1e9:9,.1f} GB/s   {res[k]:.3f} of it')
         to = dict(copies(a))
     for k,v in to.items(): print(f'copy to it, {k:16} {v/1e9:9,.1f} GB/s {v/(2*a.side**2):9,.0f} slices/s')
-    last_line('gpu', most/1e9, 'GB/s', a.steps, device=name, bs=a.bs, side=a.side, size=a.size, ratios={k.replace(' ', '_').replace(',', ''):float(f'{v:.3g}') for k,v in res.items()},
+    shares = {k.replace(' ', '_').replace(',', ''):float(f'{v:.3g}') for k,v in res.items()}
+    last_line('gpu', most/1e9, 'GB/s', a.steps, device=name, bs=a.bs, side=a.side, size=a.size, ratios=shares,
         copy={k:round(v/1e9, 2) for k,v in to.items()}, conditions=conditions('kornia'))
     if a.training: subprocess.run([sys.executable, Path(__file__).with_name('training.py')], check=True)
 

@@ -52,7 +52,8 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('--arch', default='resnet18')
     ap.add_argument('--files', help='a folder of slices of 512 pixels; the real ones when not given')
-    for k,v in dict(size=256 if CUDA else 128, bs=64 if CUDA else 32, steps=50 if CUDA else 8, n=2048 if CUDA else 256, rounds=3).items(): ap.add_argument(f'--{k}', type=int, default=v)
+    defaults = dict(size=256, bs=64, steps=50, n=2048, rounds=3) if CUDA else dict(size=128, bs=32, steps=8, n=256, rounds=3)
+    for k,v in defaults.items(): ap.add_argument(f'--{k}', type=int, default=v)
     a = ap.parse_args()
     with tempfile.TemporaryDirectory() as d:
         df,store,index = tables(a, Path(d))

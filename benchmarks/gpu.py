@@ -1,28 +1,26 @@
 """The device's part: the chain against the memory's bandwidth, copies to the device, and training images a second against the model alone
 
-python benchmarks/gpu.py [--bs 256] [--size 256] [--steps 20]; needs no data. Runs on a CPU too, in small, and says so.
+python benchmarks/gpu.py [--bs 256] [--size 256] [--steps 20]. Runs on a CPU too, in small, and says so. The training part is that of training.py, needs
+slices of 512 pixels (the real ones, or those under --files), and is left out with --no-training.
 Bandwidth is that of copying a large array on the device: bytes read and bytes written. A chain that went over its bytes once, in and out, and no more,
 would reach 1.00 of it."""
-import argparse, subprocess, sys, time
-from pathlib import Path
+import argparse
 from statistics import median
 import pandas as pd, torch
 from contest import conditions, last_line
+import training
 from rsna_ich.pixels import Coding, stored_to_hu
 from rsna_ich.windows import CTTransform
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device('cuda' if CUDA else 'cpu')
+CUDA,DEVICE = training.CUDA,training.DEVICE
 
 def seconds(f, steps):
     "Median seconds of `f` after three calls to warm up"
     times = []
     for i in range(steps+3):
-        if CUDA: torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = training.now()
         f()
-        if CUDA: torch.cuda.synchronize()
-        times.append(time.perf_counter()-start)
+        times.append(training.now()-start)
     return median(times[3:])
 
 def bandwidth(mib, steps):
@@ -48,8 +46,13 @@ def chains(a):
     yield 'store to batch', lambda: plain(hu, True), hu.nbytes + out
     yield 'store, augment', lambda: full(hu, True), hu.nbytes + out
     if a.compile:
-        fast = torch.compile(plain)
-        yield 'store to batch, compiled', lambda: fast(hu, True), hu.nbytes + out
+        yield 'store to batch, compiled', lambda f=torch.compile(plain): f(hu, True), hu.nbytes + out
+        if a.side == 2*a.size: yield 'stored to batch, fused', lambda f=torch.compile(fused): f(px, plain.steps.channels), px.nbytes + out
+
+def fused(px, window):
+    "What a signed batch of twice the size comes to, told in one go: how far a compiler could bring it"
+    hu = px.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).float().mean((-3, -1)) - 1024
+    return ((hu.round().clamp(-1000, 3071) - window.level)/window.width + .5).clamp(0, 1).sub(window.mean).div(window.std)
 
 def copies(a):
     "Bytes a second to the device, of pinned and of ordinary memory"
@@ -58,25 +61,37 @@ def copies(a):
         dst = torch.empty_like(px, device=DEVICE)
         yield k, px.nbytes/seconds(lambda: dst.copy_(src), a.steps)
 
+def rates(a, most):
+    "Print each chain's line; its share of the bandwidth `most`"
+    res = {}
+    for k,f,n in chains(a):
+        try: t = seconds(f, a.steps)
+        except Exception as e:
+            if not k.endswith(('compiled', 'fused')): raise
+            print(f'{k:28} failed, {type(e).__name__}')
+            continue
+        res[k] = n/t/most
+        print(f'{k:28} {a.bs/t:9,.0f} images/s {n/t/1e9:9,.1f} GB/s   {res[k]:.3f} of it')
+    return res
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for k,v in dict(bs=256 if CUDA else 16, side=512, size=256, steps=20 if CUDA else 5, mib=2048 if CUDA else 64).items(): ap.add_argument(f'--{k}', type=int, default=v)
     ap.add_argument('--compile', action=argparse.BooleanOptionalAction, default=CUDA, help='the chain under torch.compile as well')
-    ap.add_argument('--training', action=argparse.BooleanOptionalAction, default=CUDA, help='run training.py at the end')
+    ap.add_argument('--training', action=argparse.BooleanOptionalAction, default=CUDA, help="what training.py measures, with its defaults, as well")
+    ap.add_argument('--files', help='a folder of slices of 512 pixels for that; the real ones when not given')
     a = ap.parse_args()
-    name = torch.cuda.get_device_name() if CUDA else f'no GPU: CPU, {torch.get_num_threads()} threads'
     with torch.inference_mode():
-        most,res = bandwidth(a.mib, a.steps),{}
-        print(f'{name}\ncopy on the device           {most/1e9:9,.1f} GB/s')
-        for k,f,n in chains(a):
-            t = seconds(f, a.steps)
-            res[k] = n/t/most
-            print(f'{k:28} {a.bs/t:9,.0f} images/s {n/t/1e9:9,.1f} GB/s   {res[k]:.3f} of it')
-        to = dict(copies(a))
-    for k,v in to.items(): print(f'copy to it, {k:16} {v/1e9:9,.1f} GB/s {v/(2*a.side**2):9,.0f} slices/s')
-    shares = {k.replace(' ', '_').replace(',', ''):float(f'{v:.3g}') for k,v in res.items()}
-    last_line('gpu', most/1e9, 'GB/s', a.steps, device=name, bs=a.bs, side=a.side, size=a.size, ratios=shares,
-        copy={k:round(v/1e9, 2) for k,v in to.items()}, conditions=conditions('kornia'))
-    if a.training: subprocess.run([sys.executable, Path(__file__).with_name('training.py')], check=True)
+        most = bandwidth(a.mib, a.steps)
+        print(f"{training.NAME}\n{'copy on the device':46} {most/1e9:9,.1f} GB/s")
+        res,to = rates(a, most),dict(copies(a))
+    for k,v in to.items(): print(f"{f'copy to it, {k}':28} {v/(2*a.side**2):9,.0f} slices/s {v/1e9:9,.1f} GB/s")
+    ratios = {k.replace(',', '').replace(' ', '_'):v for k,v in res.items()}
+    if a.training:
+        times = training.measure(files=a.files)
+        training.table(times)
+        ratios |= {f'model_alone_{k}':v for k,v in training.shares(times).items()}
+    last_line('gpu', res['stored signed to batch']*most/1e9, 'GB/s', a.bs, device=training.NAME, side=a.side, size=a.size, ratios={k:float(f'{v:.3g}') for k,v in ratios.items()},
+        copy_on_device=round(most/1e9, 1), copy={k:round(v/1e9, 2) for k,v in to.items()}, conditions=conditions('kornia', 'timm'))
 
 if __name__ == '__main__': main()

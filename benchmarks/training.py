@@ -1,20 +1,25 @@
-"""How much of a training step is not the model: the step alone on one resident batch, and the step fed from files and from a store, in turns
+"""How much of a training step is not the model: the step alone on one resident batch, and the step fed from a store and from files, in turns
 
 python benchmarks/training.py [--arch resnet18] [--size 128] [--bs 32] [--steps 8] [--files FOLDER]; on a GPU, when there is one, in bf16, at 256 pixels,
-64 at a time and 50 steps. Reading, HU, crop, augmentation, windows and the copy to the device are all in the fed steps."""
+64 at a time and 50 steps. Reading, HU, crop, augmentation, windows and the copy to the device are all in the fed steps. `learner` is an epoch of
+`ich_learner` from files: fastai's loop, callbacks and optimizer as well."""
 import argparse, tempfile, time
+from inspect import signature
 from pathlib import Path
 from statistics import median
 import torch
+from fastai.callback.core import Callback
 from contest import conditions, last_line, slices
 from rsna_ich.core import LABELS
 from rsna_ich.data import ICHDataLoaders
-from rsna_ich.learner import build_model
+from rsna_ich.learner import build_model, ich_learner
 from rsna_ich.metrics import WeightedLogLoss
 from rsna_ich.store import prepare
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device('cuda' if CUDA else 'cpu')
+NAME = torch.cuda.get_device_name() if CUDA else f'no GPU: CPU, {torch.get_num_threads()} threads'
+SKIP = 2 # steps at the beginning of a turn that don't count: their batches may have been ready
 
 def now():
     if CUDA: torch.cuda.synchronize()
@@ -34,44 +39,63 @@ class Step:
 def endless(dl):
     while True: yield from dl
 
-def seconds(step, batches, n):
-    "Seconds of `n` steps fed by `batches`, the next two of which are thrown away first"
-    for _ in range(2): step(*next(batches))
-    start = now()
-    for _ in range(n): step(*next(batches))
-    return now()-start
+def fed(step, batches, n):
+    "A function for the seconds of a step, from `n` of them fed by `batches`"
+    def turn():
+        for _ in range(SKIP): step(*next(batches))
+        start = now()
+        for _ in range(n): step(*next(batches))
+        return (now()-start)/n
+    return turn
 
-def tables(a, folder):
+class Clock(Callback):
+    def before_batch(self):
+        if self.training and self.iter == SKIP: self.start = now()
+    def after_train(self): self.seconds = (now()-self.start)/(self.n_iter-SKIP)
+
+def learner(dls, arch):
+    "A function for the seconds of a step, from an epoch of the library's learner"
+    clock = Clock()
+    learn = ich_learner(dls, arch, pretrained=False, metrics=[], cbs=[clock])
+    def turn():
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-3)
+        return clock.seconds
+    return turn
+
+def tables(files, n, size, folder):
     "A slice table with labels, and a store of it"
-    df = slices(a.files, a.n).assign(**{l:float(i%2) for i,l in enumerate(LABELS)})
+    df = slices(files, n).assign(**{l:float(i%2) for i,l in enumerate(LABELS)})
     df['sop'] = [f'{s}_{i}' for i,s in enumerate(df.sop)] # over again where there are fewer than n
-    store = prepare(df, folder/'store', a.size)
-    return df, store, store.index
+    return df, prepare(df, folder/'store', size)
+
+def measure(arch='resnet18', size=256 if CUDA else 128, bs=64 if CUDA else 32, steps=50 if CUDA else 8, n=2048 if CUDA else 256, rounds=3, files=None):
+    "Seconds an image of each kind of step, a figure a turn"
+    with tempfile.TemporaryDirectory() as d:
+        df,store = tables(files, n, size, Path(d))
+        all_,chain = list(range(len(df))),dict(size=size, aug=True, mean=.45, std=.22)
+        kwargs = dict(bs=bs, device=DEVICE, splitter=lambda _: (all_, all_[:bs]))
+        from_files = ICHDataLoaders.from_table(df, 2*size, chain | dict(crop=True), **kwargs)
+        from_store = ICHDataLoaders.from_store(store, store.index, chain, **kwargs)
+        step,resident = Step(arch),from_store.one_batch()
+        turns = {k:fed(step, endless(b), steps) for k,b in dict(model=[resident], store=from_store.train, files=from_files.train).items()}
+        turns['learner'] = learner(ICHDataLoaders.from_table(df, 2*size, chain | dict(crop=True), **kwargs), arch)
+        times = [{k:f()/bs for k,f in turns.items()} for _ in range(rounds)]
+    return {k:[t[k] for t in times] for k in turns}
+
+def shares(times): return {k:float(f"{median(m/t for m,t in zip(times['model'], v)):.3g}") for k,v in times.items() if k != 'model'}
+
+def table(times):
+    for k,v in times.items():
+        print(f"{k:8} {1/median(v):9,.1f} images/s{'' if k == 'model' else f'   {shares(times)[k]:.3f} of the model alone'}")
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument('--arch', default='resnet18')
-    ap.add_argument('--files', help='a folder of slices of 512 pixels; the real ones when not given')
-    defaults = dict(size=256, bs=64, steps=50, n=2048, rounds=3) if CUDA else dict(size=128, bs=32, steps=8, n=256, rounds=3)
-    for k,v in defaults.items(): ap.add_argument(f'--{k}', type=int, default=v)
+    for k,p in signature(measure).parameters.items(): ap.add_argument(f'--{k}', type=type(p.default or ''), default=p.default)
     a = ap.parse_args()
-    with tempfile.TemporaryDirectory() as d:
-        df,store,index = tables(a, Path(d))
-        all_,chain = list(range(len(df))),dict(size=a.size, aug=True, mean=.45, std=.22)
-        kwargs = dict(bs=a.bs, device=DEVICE, splitter=lambda _: (all_, all_[:a.bs]))
-        files = ICHDataLoaders.from_table(df, 2*a.size, chain | dict(crop=True), **kwargs).train
-        kept = ICHDataLoaders.from_store(store, index, chain, **kwargs).train
-        resident = kept.one_batch()
-        step,times = Step(a.arch),dict(model=[], store=[], files=[])
-        fed = dict(model=endless([resident]), store=endless(kept), files=endless(files))
-        for _ in range(a.rounds):
-            for k,b in fed.items(): times[k].append(seconds(step, b, a.steps))
-    rate = {k:a.steps*a.bs/median(v) for k,v in times.items()}
-    share = {k:median(m/t for m,t in zip(times['model'], times[k])) for k in ('store', 'files')}
-    name = torch.cuda.get_device_name() if CUDA else f'CPU, {torch.get_num_threads()} threads'
-    print(f'{name}: {a.arch}, {a.size} px, batches of {a.bs}, {a.steps} steps, median of {a.rounds} turns')
-    for k,v in rate.items(): print(f"{k:8} {v:9,.1f} images/s{'' if k == 'model' else f'   {share[k]:.3f} of the model alone'}")
-    last_line('training', rate['files'], 'images/s', a.steps*a.bs, device=name, arch=a.arch, size=a.size, bs=a.bs, rounds=a.rounds,
-        ratios={f'model_alone_{k}':float(f'{v:.3g}') for k,v in share.items()}, conditions=conditions('timm'))
+    times = measure(**vars(a))
+    print(f'{NAME}: {a.arch}, {a.size} px, batches of {a.bs}, {a.steps} steps, median of {a.rounds} turns')
+    table(times)
+    last_line('training', 1/median(times['files']), 'images/s', a.steps*a.bs, device=NAME, arch=a.arch, size=a.size, bs=a.bs, rounds=a.rounds,
+        ratios={f'model_alone_{k}':v for k,v in shares(times).items()}, conditions=conditions('fastai', 'timm'))
 
 if __name__ == '__main__': main()

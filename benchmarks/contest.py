@@ -120,15 +120,18 @@ def ratios(rows):
         if not r.why and r.key != rows[0].key: res[r.key] = min(res.get(r.key, 1e9), ratio(rows[0], r))
     return {k:float(f'{v:.3g}') for k,v in res.items()}
 
+def _figure(n, seconds, unit): return n/seconds if unit.endswith('/s') else seconds
+
 def table(rows, n, unit):
     "Print a line for each contestant"
-    print(f"{'':24} {unit:>11} {'lowest':>9} {'highest':>9} {'ours is':>9} {'peak MiB':>9}")
+    print(f"{'':26} {unit:>11} {'lowest':>9} {'highest':>9} {'ours is':>9} {'peak MiB':>9}")
     for r in rows:
-        if r.why: print(f'{r.name:24} {r.why}')
+        if r.why: print(f'{r.name:26} {r.why}')
         else:
-            rates = sorted(n/t for t in r.times)
+            vals = sorted(_figure(n, t, unit) for t in r.times)
+            mid,lo,hi = [f'{v:,.4g}' if v < 1000 else f'{v:,.0f}' for v in (median(vals), vals[0], vals[-1])]
             times = '' if r is rows[0] else f'{ratio(rows[0], r):.3g}x'
-            print(f'{r.name:24} {median(rates):11,.1f} {rates[0]:9,.1f} {rates[-1]:9,.1f} {times:>9} {r.peak:9,.0f}  {r.what}')
+            print(f'{r.name:26} {mid:>11} {lo:>9} {hi:>9} {times:>9} {r.peak:9,.0f}  {r.what}')
 
 def _version(package):
     try: return version(package)
@@ -146,7 +149,7 @@ def last_line(bench, ours, unit, n, rows=(), **more):
 def report(bench, rows, n, unit, packages=(), **more):
     "Table and last line of a contest over `n` things"
     table(rows, n, unit)
-    last_line(bench, n/median(rows[0].times), unit, n, rows, rounds=len(rows[0].times), conditions=conditions(*packages), **more)
+    last_line(bench, _figure(n, median(rows[0].times), unit), unit, n, rows, rounds=len(rows[0].times), conditions=conditions(*packages), **more)
 
 def arguments(doc, rounds=5, seconds=1.):
     "A parser with what all contests take"

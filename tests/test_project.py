@@ -13,9 +13,10 @@ def test_metadata_has_one_source():
     pyproject = tomllib.loads((root/'pyproject.toml').read_text())
     assert 'project' not in pyproject
     assert 'version' not in cfg['DEFAULT'] and version('rsna_ich') == rsna_ich.__version__
-    names = {re.match(r'[\w.-]+', r)[0].lower() for r in requires('rsna_ich')}
-    asked = [o for k in ('requirements', 'dev_requirements') for o in cfg['DEFAULT'][k].split('\n') if o]
-    assert {re.match(r'[\w.-]+', o)[0].lower() for o in asked} == names
+    name = lambda o: re.match(r'[\w.-]+', o)[0].lower()
+    extra = lambda o: (re.findall(r'extra == "(\w+)"', o) or [''])[0]
+    asked = {(k.removesuffix('requirements').rstrip('_'), name(o)) for k,v in cfg['DEFAULT'].items() if k.endswith('requirements') for o in v.split('\n') if o}
+    assert asked == {(extra(o), name(o)) for o in requires('rsna_ich')}
 
 def test_the_command_is_installed(): assert entry_points(group='console_scripts')['rsna_ich'].value == 'rsna_ich.cli:main'
 

@@ -589,6 +589,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'rsna_ich.windows._Sized.size': ('windows.html#_sized.size', 'rsna_ich/windows.py'),
                                   'rsna_ich.windows._channels': ('windows.html#_channels', 'rsna_ich/windows.py'),
                                   'rsna_ich.windows._cut': ('windows.html#_cut', 'rsna_ich/windows.py'),
+                                  'rsna_ich.windows._line': ('windows.html#_line', 'rsna_ich/windows.py'),
                                   'rsna_ich.windows._normal': ('windows.html#_normal', 'rsna_ich/windows.py'),
                                   'rsna_ich.windows._options': ('windows.html#_options', 'rsna_ich/windows.py'),
                                   'rsna_ich.windows._per_channel': ('windows.html#_per_channel', 'rsna_ich/windows.py'),

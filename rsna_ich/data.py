@@ -127,7 +127,7 @@ class ToLabels(Transform):
     def encodes(self, o): return LabelTensor(torch.tensor(np.asarray(o, np.float32)))
     def decodes(self, o:LabelTensor): return LabelSet(l for l,v in zip(LABELS, o) if v > .5)
 
-# %% ../nbs/08_data.ipynb #b0a1254d
+# %% ../nbs/08_data.ipynb #996519a5
 class StoredSlices(TensorImage):
     "Slices as they lie in files or in a store, [B,1,H,W], with `to_hu` that makes HU of them"
 
@@ -138,6 +138,7 @@ def _as_stored(px, to_hu):
 
 class FileSlices:
     "The slices of a header table or slice table, fetched a batch at a time from their files"
+    waits = True
     def __init__(self, df, size): self.reader,self.size = SliceReader(df, size),size
     def __len__(self): return len(self.reader)
     def fetch(self, idxs):
@@ -148,16 +149,17 @@ class FileSlices:
         if not keep: raise DataError(f'none of the {len(idxs)} slices of a batch can be read; the first: {next(iter(b.errors.values()))}')
         return _as_stored(torch.from_numpy(b.px), partial(replace(b, px=None).hu, self.size)), keep
 
-# %% ../nbs/08_data.ipynb #904f1c03
+# %% ../nbs/08_data.ipynb #6e66616c
 class StoreSlices:
     "Rows of a store, fetched a batch at a time"
+    waits = False
     def __init__(self, store, rows): self.store,self.rows = store,np.asarray(rows, np.int64)
     def __len__(self): return len(self.rows)
     def fetch(self, idxs):
         "As `FileSlices.fetch`; a store has no slices that can't be read"
         return _as_stored(torch.from_numpy(self.store.pixels[self.rows[idxs]])[:,None], partial(from_codes, self.store.levels)), range(len(idxs))
 
-# %% ../nbs/08_data.ipynb #f189c3e1
+# %% ../nbs/08_data.ipynb #688e0fa6
 class Labelled:
     "A source of slices with their labels, in place of fastai's `Datasets`"
     n_inp = 1
@@ -180,6 +182,7 @@ class SliceDL(TfmdDL):
         super().__init__(dataset, **kwargs)
         self.wgts,self.groups = wgts,None if groups is None else pd.factorize(np.asarray(groups))[0]
         self.fetch = getattr(dataset, 'fetch', None) or block_fetch(dataset, self.after_item)
+        self.waits = torch.cuda.is_available() or getattr(getattr(dataset, 'source', None), 'waits', True)
     def get_idxs(self):
         if not self.shuffle or (self.wgts is None and self.groups is None): return super().get_idxs()
         rng = np.random.default_rng(self.rng.randrange(2**32))
@@ -187,7 +190,7 @@ class SliceDL(TfmdDL):
         return np.argsort(rng.permutation(self.groups.max()+1)[self.groups], kind='stable').tolist()
     def create_batches(self, samps):
         if self.fetch is None: yield from super().create_batches(samps)
-        else: yield from ahead(self.fetch, self.chunkify(samps))
+        else: yield from (ahead if self.waits else map)(self.fetch, self.chunkify(samps))
     def do_item(self, s): return super().do_item(s) if self.fetch is None else self.dataset[s or 0]
 
 # %% ../nbs/08_data.ipynb #0fc4600e

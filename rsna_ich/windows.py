@@ -60,11 +60,15 @@ class Window(HUModule):
         self.ends = ends.pop() if len(ends) == 1 else None # black and white, where all channels have the same
     def extra_repr(self): return f"{', '.join(map(str, self.windows))}, kind={self.kind!r}"
 
-# %% ../nbs/06_windows.ipynb #3e80d3f0
+# %% ../nbs/06_windows.ipynb #91e9bb17
 def parts_of(x, n=4):
     "A batch in parts; on a CPU so few slices at a time that what is made on the way stays in the cache"
     n = n if x.device.type == 'cpu' and not torch.compiler.is_compiling() else len(x)
     return [slice(i, i+n) for i in range(0, len(x), n)]
+
+def _line(hu, scale, shift, out):
+    "`hu*scale + shift`; on a CPU in two steps, since those are vectorised when one number stands for a whole channel"
+    return torch.mul(hu, scale, out=out).add_(shift) if hu.device.type == 'cpu' else torch.addcmul(shift, hu, scale, out=out)
 
 @patch
 def shade(self:Window, hu, width, level):
@@ -74,7 +78,7 @@ def shade(self:Window, hu, width, level):
     if self.kind == 'sigmoid': return torch.addcmul(-4*level/width, hu, 4/width).sigmoid_().sub_(mean).div_(std)
     if hu.requires_grad: return torch.addcmul(shift, hu, scale).clamp(*ends)
     out,at = new_empty(torch.broadcast_shapes(hu.shape, scale.shape), hu.device), lambda v,i: v[i] if len(v) > 1 else v
-    for i in parts_of(hu): torch.addcmul(at(shift, i), hu[i], at(scale, i), out=out[i]).clamp_(*ends)
+    for i in parts_of(hu): _line(hu[i], at(scale, i), at(shift, i), out[i]).clamp_(*ends)
     return out
 
 @patch

@@ -8,11 +8,12 @@ __all__ = ['LABELS', 'SUBTYPES', 'LABEL_WEIGHTS', 'CTWindow', 'ct_windows', 'MAX
            'get_window', 'RsnaIchError', 'DicomError', 'LabelError', 'DataError', 'ModelError', 'write_whole',
            'progress']
 
-# %% ../nbs/00_core.ipynb #2278d8c3
-import os, re, secrets
+# %% ../nbs/00_core.ipynb #aa334470
+import os, platform, re, secrets
 from collections import namedtuple
 from contextlib import contextmanager
 from glob import escape
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 
@@ -66,7 +67,9 @@ DECODE_SECONDS = 15          # for the pixels of one file
 DECODE_BYTES = 512 << 20     # memory of the decoding process, above what it starts with
 DECODE_START_SECONDS = 60    # for the process to start, on a machine however busy
 
-# %% ../nbs/00_core.ipynb #5a6e07c2
+# %% ../nbs/00_core.ipynb #0b0afe2e
+_HOST = sha256(platform.node().encode()).hexdigest()[:6] # a process number means something on its own machine only
+
 def _alive(pid):
     try: os.kill(pid, 0)
     except ProcessLookupError: return False
@@ -75,8 +78,8 @@ def _alive(pid):
 
 def _sweep(path):
     "Remove what processes that were killed have left of `path`"
-    for o in path.parent.glob(f'.*-{escape(path.name)}'):
-        if (m := re.match(r'\.(\d+)-[0-9a-f]{8}-', o.name)) and not _alive(int(m[1])): o.unlink(missing_ok=True)
+    for o in path.parent.glob(f'.{_HOST}-*-{escape(path.name)}'):
+        if (m := re.match(rf'\.{_HOST}-(\d+)-[0-9a-f]{{8}}-', o.name)) and not _alive(int(m[1])): o.unlink(missing_ok=True)
 
 @contextmanager
 def write_whole(
@@ -86,7 +89,7 @@ def write_whole(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
-    tmp = path.with_name(f'.{os.getpid()}-{secrets.token_hex(4)}-{path.name}')
+    tmp = path.with_name(f'.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}-{path.name}')
     try:
         yield tmp
         os.replace(tmp, path)

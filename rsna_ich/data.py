@@ -127,7 +127,7 @@ class ToLabels(Transform):
     def encodes(self, o): return LabelTensor(torch.tensor(np.asarray(o, np.float32)))
     def decodes(self, o:LabelTensor): return LabelSet(l for l,v in zip(LABELS, o) if v > .5)
 
-# %% ../nbs/08_data.ipynb #996519a5
+# %% ../nbs/08_data.ipynb #bedbc8c0
 class StoredSlices(TensorImage):
     "Slices as they lie in files or in a store, [B,1,H,W], with `to_hu` that makes HU of them"
 
@@ -142,14 +142,12 @@ class FileSlices:
     def __init__(self, df, size): self.reader,self.size = SliceReader(df, size),size
     def __len__(self): return len(self.reader)
     def fetch(self, idxs):
-        "Stored slices, and the places in `idxs` that could be read; the others are named in a warning"
+        "Stored slices, and the places in `idxs` that couldn't be read: those are air, and named in a warning"
         b = self.reader.read(idxs)
         for e in b.errors.values(): warnings.warn(f'left out of its batch: {e}')
-        b,keep = b.good()
-        if not keep: raise DataError(f'none of the {len(idxs)} slices of a batch can be read; the first: {next(iter(b.errors.values()))}')
-        return _as_stored(torch.from_numpy(b.px), partial(replace(b, px=None).hu, self.size)), keep
+        return _as_stored(torch.from_numpy(b.px), partial(replace(b, px=None).hu, self.size)), list(b.errors)
 
-# %% ../nbs/08_data.ipynb #6e66616c
+# %% ../nbs/08_data.ipynb #616f28a9
 class StoreSlices:
     "Rows of a store, fetched a batch at a time"
     waits = False
@@ -157,17 +155,19 @@ class StoreSlices:
     def __len__(self): return len(self.rows)
     def fetch(self, idxs):
         "As `FileSlices.fetch`; a store has no slices that can't be read"
-        return _as_stored(torch.from_numpy(self.store.pixels[self.rows[idxs]])[:,None], partial(from_codes, self.store.levels)), range(len(idxs))
+        return _as_stored(torch.from_numpy(self.store.pixels[self.rows[idxs]])[:,None], partial(from_codes, self.store.levels)), []
 
-# %% ../nbs/08_data.ipynb #688e0fa6
+# %% ../nbs/08_data.ipynb #07b4742d
 class Labelled:
-    "A source of slices with their labels, in place of fastai's `Datasets`"
+    "A source of slices with their labels, in place of fastai's `Datasets`; what can't be read has no labels, which the loss leaves out"
     n_inp = 1
     def __init__(self, source, y, split_idx=None, items=None): self.source,self.y,self.split_idx,self.items = source,np.asarray(y, np.float32),split_idx,items
     def __len__(self): return len(self.source)
     def fetch(self, idxs):
-        x,keep = self.source.fetch(idxs)
-        return x, LabelTensor(torch.from_numpy(self.y[np.asarray(idxs)[keep]]))
+        x,bad = self.source.fetch(idxs)
+        y = self.y[idxs]
+        y[bad] = np.nan
+        return x, LabelTensor(torch.from_numpy(y))
     def __getitem__(self, i): return tuple(o[0] for o in self.fetch([i]))
     def decode(self, o, full=True): return o[0], ToLabels().decode(o[1])
 
@@ -179,10 +179,23 @@ class SliceDL(TfmdDL):
         groups=None, # ids, one a slice: shuffle the groups and keep each one's slices in their order
         **kwargs, # as for `TfmdDL`
     ):
-        super().__init__(dataset, **kwargs)
-        self.wgts,self.groups = wgts,None if groups is None else pd.factorize(np.asarray(groups))[0]
-        self.fetch = getattr(dataset, 'fetch', None) or block_fetch(dataset, self.after_item)
+        self.wgts,self.groups = wgts,None if groups is None else pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
+        self.fetch = getattr(dataset, 'fetch', None) or block_fetch(dataset, Pipeline(kwargs.get('after_item')))
         self.waits = torch.cuda.is_available() or getattr(getattr(dataset, 'source', None), 'waits', True)
+        super().__init__(dataset, **kwargs)
+    def new(self, dataset=None, cls=None, **kwargs):
+        "A loader of the same kind; with the same slices it draws as this one, and files or a table in place of a dataset are slices without labels"
+        tfm = next((o for o in self.after_batch.fs if hasattr(o, 'item_size')), None)
+        if isinstance(dataset, (list, tuple, pd.DataFrame)) and isinstance(self.dataset, Labelled) and tfm:
+            table = dataset if isinstance(dataset, pd.DataFrame) else scan_paths(dataset)
+            dataset = Labelled(FileSlices(table, tfm.item_size), np.full((len(table), len(LABELS)), np.nan), items=table)
+            if tfm.fitted: kwargs['after_batch'] = [type(tfm)(tfm.chain, tfm.item_size)]
+        res = super().new(dataset, cls, **kwargs)
+        if res.dataset is self.dataset: res.wgts,res.groups,res.fetch = self.wgts,self.groups,self.fetch if res.fetch is not None else None
+        return res
+    def before_iter(self):
+        super().before_iter()
+        getattr(self.fetch, 'ready', noop)() # here, and not in each worker
     def get_idxs(self):
         if not self.shuffle or (self.wgts is None and self.groups is None): return super().get_idxs()
         rng = np.random.default_rng(self.rng.randrange(2**32))
@@ -240,7 +253,7 @@ def _file_table(items, getters):
     each = items.iloc if isinstance(items, pd.DataFrame) else items
     return scan_paths([compose(*getters)(each[i]) for i in range(len(items))])
 
-# %% ../nbs/08_data.ipynb #db6e132e
+# %% ../nbs/08_data.ipynb #04c59c17
 class _BlockFetch:
     "Fetches batches for a `DataBlock`, and looks at its files when the first is wanted"
     def __init__(self, tls): self.tls,self.made = tls,None
@@ -251,8 +264,9 @@ class _BlockFetch:
         if isinstance(items, pd.DataFrame) and _getters(self.tls[1]) == [get_labels]: y = items[list(LABELS)].to_numpy(np.float32)
         else: y = np.stack([np.asarray(o) for o in self.tls[1]])
         return Labelled(source, y)
+    def ready(self): self.made = self.made or self._labelled()
     def __call__(self, idxs):
-        self.made = self.made or self._labelled()
+        self.ready()
         return self.made.fetch(idxs) if len(self.tls) == 2 else self.made.fetch(idxs)[:1]
 
 def block_fetch(

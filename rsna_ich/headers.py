@@ -189,7 +189,7 @@ def learn_coding(
     need = row['rows']*row['cols']*row['bits_allocated']//8
     codings[coding_key(found[0], found[3])] = need, tuple(row[k] for k in _BEFORE), tuple(row[k] for k in _AFTER)
 
-# %% ../nbs/02_headers.ipynb #5a41142e
+# %% ../nbs/02_headers.ipynb #dfedf116
 PART = 4096 # files handed out at a time, and rows of a shard
 
 def _head(root, name, n):
@@ -209,6 +209,7 @@ def _row(root, name, head, modality, codings):
         if row is not None: return row
         break
     row = header_row(Path(root)/name, modality) | dict(path=name)
+    if head is _head and row.get('pixel_offset') and not os.path.isfile(f'{root}/{name}'): row |= dict(pixel_offset=None, pixel_bytes=None) # in an archive
     with suppress(struct.error, DicomError, UnboundLocalError): learn_coding(buf, size, row, codings)
     return tuple(map(row.get, HEADER_COLS))
 
@@ -235,10 +236,11 @@ def header_part(
         rows.append(_bad_row(name, why) if why else _row(root, name, head, modality, codings))
     return pa.table([pa.array(c, t) for c,t in zip(zip(*rows), _KINDS.values())], schema=_SCHEMA)
 
-# %% ../nbs/02_headers.ipynb #2282ecd3
-def _listing(root):
-    "An iterator of the parts of the names under `root`, and how many names there are"
-    if root.is_dir(): names,n = walk_names(root),sum(1 for _ in walk_names(root))
+# %% ../nbs/02_headers.ipynb #c8e5d453
+def _listing(root, own=None):
+    "An iterator of the parts of the names under `root`, and how many names there are; `own` is a file that is being written there"
+    ours = lambda o: own is not None and (o == own or o.startswith(f'{own}.part/'))
+    if root.is_dir(): names,n = (o for o in walk_names(root) if not ours(o)),sum(not ours(o) for o in walk_names(root))
     else:
         place = {o:i for i,o in enumerate(archive_order(root))}
         names = sorted(archive_members(root), key=lambda o: place.get(o.name, len(place)))
@@ -254,13 +256,14 @@ def _parts(root, todo, n, modality, workers):
     if workers == 1: yield from (header_part(str(root), o, modality) for o in todo)
     else: yield from Parallel(workers, return_as='generator', batch_size=1)(delayed(header_part)(str(root), o, modality) for o in todo)
 
-# %% ../nbs/02_headers.ipynb #2ea0a51c
-def _start(root):
-    "The folder or archive to scan, and the parts of its names"
+# %% ../nbs/02_headers.ipynb #059f1bec
+def _start(root, out=None):
+    "The folder or archive to scan, and the parts of its names; without `out`, which is to be written"
     root = Path(root).resolve()
+    own = None if out is None else os.path.relpath(Path(out).resolve(), root).replace(os.sep, '/')
     if not root.exists() and (inside := split_member(root)): return Path(inside[0]), iter([[o for o in archive_members(inside[0]) if o.name == inside[1]]]), 1
     if not root.exists(): raise DataError(f'{root.name}: no such file or folder')
-    if root.is_dir() or is_archive(root): return root, *_listing(root)
+    if root.is_dir() or is_archive(root): return root, *_listing(root, own)
     return root.parent, iter([[root.name]]), 1
 
 def scan(
@@ -341,7 +344,7 @@ def _join(shards, out, schema):
         with pq.ParquetWriter(tmp, schema) as w:
             for o in shards: w.write_table(pq.read_table(o).cast(schema))
 
-# %% ../nbs/02_headers.ipynb #87498ea9
+# %% ../nbs/02_headers.ipynb #b699d0de
 def scan_to(
     out, # the Parquet file to write
     root, # a folder, a zip or tar, a file, or a file in an archive
@@ -350,19 +353,25 @@ def scan_to(
     resume:bool=False, # take what an interrupted scan has left?
 )->int: # how many files
     "Write the header table of all files under `root`, in memory that does not grow with their number"
-    out,(root,todo,n) = Path(out),_start(root)
+    out,(root,todo,n) = Path(out),_start(root, out)
     parts,schema = out.with_name(out.name + '.part'),_schema(root, modality)
     if not resume: shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True, exist_ok=True)
     shard = lambda k: parts/f'{k:06}.parquet'
-    new,left = [],lambda: ((new.append(k), o)[1] for k,o in enumerate(todo) if not _done(shard(k), o, schema))
+    new,rows = [],[]
+    def left():
+        for k,names in enumerate(todo):
+            rows.append(len(names))
+            if not _done(shard(k), names, schema):
+                new.append(k)
+                yield names
     with progress(range(n), 'reading headers') as bar:
         for i,t in enumerate(_parts(root, left(), n, modality, workers)):
             with write_whole(shard(new[i])) as tmp: pq.write_table(t.cast(schema), tmp)
             bar.update(new[i]*PART + len(t) - bar.n)
-    _join(map(shard, range(-(-n//PART))), out, schema)
+    _join(map(shard, range(len(rows))), out, schema)
     shutil.rmtree(parts)
-    return n
+    return sum(rows)
 
 def header_counts(
     path, # of a header table

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['RESEARCH_ONLY', 'source_table', 'predict', 'changed_since', 'Prediction']
 
-# %% ../nbs/12_infer.ipynb #7b6a492d
+# %% ../nbs/12_infer.ipynb #fbf41096
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
+from .archive import is_archive
 from .core import DataError, DicomError, LABELS, progress
 from .data import correct_prior
 from .headers import load_headers, scan, scan_paths
@@ -95,7 +96,7 @@ def changed_since(
     lost = pd.DataFrame(dict(name=gone, error=['the file is not there'] * len(gone)))
     return pd.concat([read, here[bad], lost])[['name', 'error']].rename(columns=dict(name='path'))
 
-# %% ../nbs/12_infer.ipynb #bc4aedcb
+# %% ../nbs/12_infer.ipynb #586f430f
 RESEARCH_ONLY = 'Research software, not a medical device: not for diagnosis.'
 
 class Prediction(dict):
@@ -116,6 +117,6 @@ def predict(
 ): # a `Prediction` for one file, else a table
     "Probabilities for one DICOM file; a `DicomError` when it can't be read"
     df = predict(source, self, tta=tta, **kwargs)
-    if not isinstance(source, (str, Path)) or Path(source).is_dir() or Path(source).suffix == '.parquet': return df
+    if not isinstance(source, (str, Path)) or Path(source).is_dir() or Path(source).suffix == '.parquet' or is_archive(source): return df
     if pd.notna(df.error[0]): raise DicomError(df.error[0])
     return Prediction(df.path[0], df.loc[0, list(LABELS)].astype(float).to_dict())

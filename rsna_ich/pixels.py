@@ -86,7 +86,7 @@ def plain_values(
     for i in np.flatnonzero(c.fix): px[i].add_(1000).bitwise_and_(4095).sub_(1000)
     return px
 
-# %% ../nbs/05_pixels.ipynb #9e25d148
+# %% ../nbs/05_pixels.ipynb #05bc9390
 _work = Buffers()
 
 def new_empty(
@@ -104,6 +104,7 @@ def area_mean(
 )->torch.Tensor: # [B,size,size] float32
     "Resize square slices, by the mean over areas when they get smaller"
     n = px.shape[-1]
+    if px.requires_grad: return F.interpolate(px[:,None], (size, size), mode='area' if n > size else 'bilinear')[:,0]
     out = new_empty((len(px), size, size), px.device) if out is None else out
     if n == size: return out.copy_(px)
     if n % size: return out.copy_(F.interpolate(px[:,None].float(), (size, size), mode='area' if n > size else 'bilinear')[:,0])
@@ -151,7 +152,7 @@ def read_slice(
     hu = torch.from_numpy(to_square(read_hu(source, np.int16)))[None]
     return hu if size in (None, hu.shape[-1]) else area_mean(hu, size).round().to(torch.int16)
 
-# %% ../nbs/05_pixels.ipynb #72d80a69
+# %% ../nbs/05_pixels.ipynb #591c95d6
 @dataclass
 class StoredBatch:
     "Slices as stored, some of them finished, some of them unreadable"
@@ -176,14 +177,14 @@ class SliceReader:
         notes:bool=False, # work out a digest and flags of each slice's pixels as well?
     ):
         self.root,self.size,self.names = table_root(df),size,df.path.to_numpy(object)
-        plain = (df.pixel_offset.notna() & (df.bits_allocated == 16) & (df.rows == df.cols) & df.error.isna()).to_numpy(bool)
+        plain = (df.pixel_offset.notna() & (df.bits_allocated == 16) & (df.rows == df.cols) & df.error.isna()).fillna(False).to_numpy(bool)
         sides = df.rows[plain].mode()
         self.side = int(sides.iloc[0]) if len(sides) else size
-        self.plain = plain & (df.rows == self.side).to_numpy(bool)
+        self.plain,self.why = plain & (df.rows == self.side).fillna(False).to_numpy(bool),df.error.to_numpy(object)
         self.start,self.nbytes,self.coding = df.pixel_offset.fillna(0).to_numpy(np.int64),df.pixel_bytes.fillna(0).to_numpy(np.int64),Coding.of(df)
         self.lead = np.where(df.transfer_syntax.fillna('') == '1.2.840.10008.1.2.1', 12, 8) # bytes of tag, VR and length in front of the pixels
         self.threads,self.notes,self.buffers,self.pool = threads or 2*os.cpu_count(),notes,Buffers(pin=True),None
-        self.coded = df[['bits_stored', 'pixel_representation', 'slope', 'intercept', 'flags']].to_numpy(object)
+        self.coded = df.reindex(columns=['bits_stored', 'pixel_representation', 'slope', 'intercept', 'flags']).to_numpy(object)
         self.packed = os.path.isfile(self.root) and is_archive(self.root)
     def __len__(self): return len(self.names)
     def __getstate__(self): return vars(self) | dict(pool=None)
@@ -207,7 +208,7 @@ def _copy(self:SliceReader, i, row):
         raise DicomError(f'{self.names[i]}: the file has changed since it was scanned; scan the folder again')
     return got > len(lead) + len(row)
 
-# %% ../nbs/05_pixels.ipynb #aba8fdb9
+# %% ../nbs/05_pixels.ipynb #453bdc2c
 @patch
 def _flags(self:SliceReader, i, row, more):
     "The flags of the table's row `i`, whose pixel bytes are `row`; `more` follows them"
@@ -215,13 +216,14 @@ def _flags(self:SliceReader, i, row, more):
     bits,signed,slope,intercept,flags = self.coded[i]
     words = [] if pd.isna(flags) else flags.split()
     px = row.view(np.int16 if signed else np.uint16).reshape(1, self.side, self.side)
-    return ' '.join(words + pixel_flags(px, bits, signed, (slope, intercept, bool(broken_coding(bits, signed, intercept))))) or None
+    return ' '.join(dict.fromkeys(words + pixel_flags(px, bits, signed, (slope, intercept, bool(broken_coding(bits, signed, intercept)))))) or None
 
 @patch
 def _some(self:SliceReader, todo, rows, res):
     "Read the (place, row of the table) pairs `todo`"
     for k,i in todo:
         try:
+            if not pd.isna(self.why[i]): raise DicomError(f'{self.names[i]}: {self.why[i]}')
             if self.plain[i] and not (self.packed and member_offset(self.root, self.names[i]) is None):
                 more = self._copy(i, rows[k])
                 if self.notes: res.notes[k] = sha256(rows[k]).hexdigest(),self._flags(i, rows[k], more)
@@ -258,20 +260,21 @@ def hu(self:StoredBatch,
     for k in self.errors: hu[k] = AIR_HU
     return hu
 
-# %% ../nbs/05_pixels.ipynb #ac9dbecf
+# %% ../nbs/05_pixels.ipynb #875eeb36
 def ahead(
     f, # called for each of `items`, in a thread
     items, # an iterable
     n:int=2, # results that may be ready and not yet asked for
 ): # an iterator of the results, in order
     "`map` that works in advance"
-    with ThreadPoolExecutor(1) as pool:
-        items,queue = iter(items),deque()
+    pool,items,queue = ThreadPoolExecutor(1),iter(items),deque()
+    try:
         for o in islice(items, n): queue.append(pool.submit(f, o))
         while queue:
             res = queue.popleft().result()
             for o in islice(items, 1): queue.append(pool.submit(f, o))
             yield res
+    finally: pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/05_pixels.ipynb #fef84503
 def changed_pixels(

@@ -6,14 +6,14 @@
 __all__ = ['EVERY', 'hu_levels', 'to_codes', 'from_codes', 'Store', 'source_fingerprint', 'brain_share', 'fitter', 'fit_batch',
            'file_sha256', 'prepare', 'verify', 'with_brain', 'sample_negatives']
 
-# %% ../nbs/07_store.ipynb #9de9e3b5
+# %% ../nbs/07_store.ipynb #36f9e4b8
 import hashlib, json, os
 from itertools import repeat
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from torch import nn
 from .core import DataError, progress, write_whole
-from .headers import table_root
+from .headers import HEADER_COLS, table_root
 from .pixels import SliceReader, ahead, changed_pixels
 from .windows import AIR, DENSEST, ClipHU, CropHead, FitSquare
 
@@ -34,7 +34,7 @@ def from_codes(
     "What the values of a store stand for"
     return x if levels is None else levels.to(x.device)[x.int()]
 
-# %% ../nbs/07_store.ipynb #e24efade
+# %% ../nbs/07_store.ipynb #c39fdf8d
 class Store:
     "A prepared copy of slices: `pixels` [N,size,size] int16 HU or uint8, `index` (a header table with `row`, `brain` and `pixels_sha256`), `settings`"
     def __init__(self, path):
@@ -50,15 +50,17 @@ class Store:
         if not good: raise DataError(f'{self.path.name}: the store is damaged; delete it and prepare it again')
         self.levels = torch.from_numpy(hu_levels()) if dtype == np.uint8 else None
     def __len__(self): return len(self.pixels)
+    def __reduce__(self): return Store, (self.path,)
     def __repr__(self): return f"Store {self.path.name}: {len(self)} slices of {self.settings['size']} pixels, {self.pixels.dtype}, crop {self.settings['crop']}"
 
-# %% ../nbs/07_store.ipynb #b80f289b
+# %% ../nbs/07_store.ipynb #b19e03e3
 def source_fingerprint(
     df:pd.DataFrame, # a header table
     **settings # whatever else decides the result
 )->str: # hex
-    "SHA-256 of the settings and of the files' paths, sizes and times of last change"
-    h = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    "SHA-256 of the settings, the table, and the files' sizes and times of last change"
+    h = hashlib.sha256(json.dumps(dict(settings, format=2), sort_keys=True).encode())
+    h.update(pd.util.hash_pandas_object(df[list(HEADER_COLS)], index=False).to_numpy().tobytes())
     root = table_root(df)
     if not os.path.isdir(root): h.update(f'{_stamp(root)}\n'.encode())
     for name in df.path: h.update(f"{name}:{_stamp(f'{root}/{name}')}\n".encode())
@@ -99,21 +101,23 @@ def fit_batch(
     kept = hu.round().to(torch.int16) if levels is None else to_codes(hu, levels.to(device))
     return kept.cpu().numpy(), brain
 
-# %% ../nbs/07_store.ipynb #88f337e8
+# %% ../nbs/07_store.ipynb #cc286580
 EVERY = 16 # batches between notes
 
 class _Unfinished:
     "The growing files of a store in `out`"
     def __init__(self, out, fingerprint, shape, dtype):
         self.out,self.fingerprint,self.dtype = out,fingerprint,dtype
-        self.done = self._state()
         paths = [out/'pixels.part.npy', out/'lines.part.jsonl']
+        if (out/'pixels.npy').is_file() and not paths[0].is_file(): os.replace(out/'pixels.npy', paths[0]) # stopped just before the end
+        self.done = self._state()
         if not self.done:
+            (out/'progress.json').unlink(missing_ok=True) # of another store
             np.lib.format.open_memmap(paths[0], mode='w+', dtype=dtype, shape=shape)
             paths[1].write_text('')
         self.start = np.lib.format.open_memmap(paths[0], mode='r').offset
         self.row = int(np.prod(shape[1:]))*np.dtype(dtype).itemsize
-        self.pixels,self.lines = open(paths[0], 'r+b', buffering=0),open(paths[1], 'r+b')
+        self.pixels,self.lines = open(paths[0], 'r+b'),open(paths[1], 'r+b')
         for _ in range(self.done): self.lines.readline()
         self.lines.truncate(self.lines.seek(self.lines.tell()))
     def _state(self):
@@ -125,6 +129,7 @@ class _Unfinished:
     def add(self, px, lines):
         self.pixels.seek(self.start + self.done*self.row)
         self.pixels.write(px.tobytes())
+        self.pixels.flush()
         self.lines.writelines(f'{json.dumps(o)}\n'.encode() for o in lines)
         self.done += len(lines)
     def note(self):
@@ -136,7 +141,7 @@ class _Unfinished:
         self.pixels.close()
         self.lines.close()
 
-# %% ../nbs/07_store.ipynb #17b49ea7
+# %% ../nbs/07_store.ipynb #05d3158c
 def file_sha256(path)->str: # hex
     "SHA-256 of a file's bytes"
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
@@ -163,13 +168,13 @@ def _finish(df, good, out, settings):
     index.loc[good.index[~bad], 'row'] = np.flatnonzero(~bad)
     index.attrs = dict(df.attrs)
     with write_whole(out/'index.parquet') as tmp: index.to_parquet(tmp, index=False)
+    settings |= dict(files_sha256={'pixels.npy':file_sha256(out/'pixels.part.npy'), 'index.parquet':file_sha256(out/'index.parquet')})
     os.replace(out/'pixels.part.npy', out/'pixels.npy')
-    settings |= dict(files_sha256={o:file_sha256(out/o) for o in ('pixels.npy', 'index.parquet')})
     with write_whole(out/'store.json') as tmp: tmp.write_text(json.dumps(settings, indent=2))
     for o in ('progress.json', 'lines.part.jsonl'): (out/o).unlink(missing_ok=True)
     return Store(out)
 
-# %% ../nbs/07_store.ipynb #65bd2d86
+# %% ../nbs/07_store.ipynb #c5a03b79
 def prepare(
     df:pd.DataFrame, # a header table; rows with `error` are kept in the index and not read
     out, # the store's folder
@@ -184,6 +189,8 @@ def prepare(
     "Prepare the slices of `df` in `out`, or return the finished store that is there already"
     if dtype not in ('int16', 'uint8'): raise DataError(f"a store keeps int16 or uint8, not {dtype!r}")
     out,device = Path(out),torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    attrs,df = dict(df.attrs),df.reset_index(drop=True)
+    df.attrs = attrs
     settings = dict(size=size, crop=crop, dtype=dtype, read_size=read_size or 2*size)
     fp = source_fingerprint(df, **settings)
     if (out/'store.json').is_file():

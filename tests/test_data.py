@@ -1,11 +1,12 @@
 "The slice table and the patient split"
 import numpy as np, pandas as pd, pytest, torch
+from fastai.data.all import DataBlock, Transform
 from hypothesis import given, settings, strategies as st
 from rsna_ich.core import LABELS, DataError
 from rsna_ich.data import (CTBlock, ICHDataLoaders, LabelBlock, PatientSplitter, balanced_weights, get_file, get_labels, patient_folds,
     slice_table)
 from rsna_ich.dicom import get_dicom_files
-from rsna_ich.headers import scan
+from rsna_ich.headers import scan, scan_paths
 from rsna_ich.labels import read_labels
 from rsna_ich.pixels import read_slice
 
@@ -97,7 +98,6 @@ def same(a, b): return len(a) == len(b) and all(torch.equal(x, y) for p,q in zip
 
 def test_batches_are_the_slices_of_the_table(table):
     "What `from_table` and a `DataBlock` give by the batch is what items give one by one"
-    from fastai.vision.all import DataBlock, Transform
     class Nothing(Transform): "An item transform, so that items are needed"
     chain = dict(windows=['brain'], size=32)
     kwargs = dict(get_x=get_file, get_y=get_labels, splitter=PatientSplitter(3))
@@ -109,7 +109,6 @@ def test_batches_are_the_slices_of_the_table(table):
 
 def test_a_block_of_plain_paths(heads, table):
     "Files in a list, labels from a function, no table anywhere"
-    from fastai.vision.all import DataBlock
     known = {str(f):y for f,y in zip(table.file, table[list(LABELS)].to_numpy())}
     block = DataBlock((CTBlock(32, dict(size=32)), LabelBlock), get_items=get_dicom_files, get_y=lambda p: known.get(str(p), [np.nan]*6),
         splitter=lambda items: (list(range(40)), list(range(40, 70))))
@@ -147,5 +146,31 @@ def test_one_bad_file_costs_one_slice(table, heads, tmp_path):
     df.attrs = dict(table.attrs, root=str(tmp_path))
     (tmp_path/df.path[3]).write_bytes(b'gone')
     dls = ICHDataLoaders.from_table(df, size=32, bs=16, splitter=lambda df: (list(range(64)), list(range(64, 80))))
-    with pytest.warns(UserWarning, match='left out of its batch'): n = sum(len(y) for _,y in batches(dls.train))
-    assert n == 63
+    with pytest.warns(UserWarning, match='left out of its batch'): y = torch.cat([y for _,y in batches(dls.train)])
+    assert len(y) == 64 and y.isnan().all(1).sum() == 1
+
+def test_what_fastai_users_try(table, store_table):
+    "`test_dl`, `new` and weights that stay, on loaders from files and from a store"
+    from fastai.vision.all import Normalize
+    for dls in (ICHDataLoaders.from_table(table, size=64, n_folds=3, bs=16, chain=dict(size=32), balance=.5), ICHDataLoaders.from_store(*store_table, n_folds=3, bs=16, balance=.5)):
+        assert dls.train.new().wgts is dls.train.wgts and dls.train.new(bs=8).fetch is not None
+        for items in (list(table.file[:20]), table[:20]):
+            x,y = batches(dls.test_dl(items))[0]
+            assert x.shape == (16, 3, 32, 32) and y.isnan().all()
+    block = DataBlock((CTBlock(32), LabelBlock), get_x=get_file, get_y=get_labels, splitter=PatientSplitter(3), batch_tfms=Normalize())
+    assert abs(batches(block.dataloaders(table, bs=64).valid)[0][0].mean()) < 1
+
+def test_files_of_a_block_are_scanned_once(heads, monkeypatch):
+    from rsna_ich import data
+    scans = []
+    monkeypatch.setattr(data, 'scan_paths', lambda *a: scans.append(1) or scan_paths(*a))
+    block = DataBlock((CTBlock(32, dict(size=32)), LabelBlock), get_items=get_dicom_files, get_y=lambda p: [0.]*6, splitter=lambda items: (list(range(40)), list(range(40, 60))))
+    dls = block.dataloaders(heads/'dicom', bs=10, num_workers=2)
+    for _ in range(2): list(dls.train), list(dls.valid), list(dls.valid.new())
+    assert len(scans) == 2
+
+@pytest.fixture(scope='module')
+def store_table(heads, tmp_path_factory):
+    from rsna_ich.store import prepare
+    store = prepare(scan(heads/'dicom'), tmp_path_factory.mktemp('st')/'store', size=32)
+    return store, slice_table(store.index, read_labels(heads/'labels.csv'))

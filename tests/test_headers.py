@@ -229,3 +229,22 @@ def test_a_pipe_among_the_files_does_not_stop_the_scan(tmp_path):
     os.mkfifo(tmp_path/'pipe')
     write_dicom(tmp_path/'a', np.zeros((16, 16), np.int16))
     assert scan(tmp_path).error.notna().tolist() == [False, True]
+
+def test_a_table_written_into_the_scanned_folder_is_not_in_itself(heads, tmp_path):
+    for f in sorted((heads/'dicom').iterdir())[:9]: shutil.copy(f, tmp_path/f.name)
+    for resume in (False, True):
+        assert scan_to(tmp_path/'headers.parquet', tmp_path, resume=resume) == 9
+        assert load_headers(tmp_path/'headers.parquet').error.isna().all()
+
+def test_files_that_come_and_go_while_they_are_listed(heads, tmp_path, monkeypatch):
+    monkeypatch.setattr(headers_module, 'PART', 4)
+    for f in sorted((heads/'dicom').iterdir())[:10]: shutil.copy(f, tmp_path/f.name)
+    names = headers_module.walk_names
+    for more in (['x', 'y', 'z'], []):
+        counted = []
+        def walk(root):
+            yield from sorted([*names(root)][:10 if counted else 13 - len(more)*2] + (more if counted else []))
+            counted.append(1)
+        monkeypatch.setattr(headers_module, 'walk_names', walk)
+        n = scan_to(tmp_path.parent/'h.parquet', tmp_path, workers=1)
+        assert n == len(load_headers(tmp_path.parent/'h.parquet')) == 10 + len(more)

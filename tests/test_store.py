@@ -1,6 +1,6 @@
 "The prepared store: resumable, whole or not there, stale ones noticed, the same answers as the files"
-import json, os, subprocess, sys, time
-import numpy as np, pytest, torch
+import json, os, pickle, subprocess, sys, time
+import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from rsna_ich import store as store_module
 from rsna_ich.core import LABELS, DataError, ct_windows
@@ -144,3 +144,38 @@ def test_sampling_drops_negatives_of_training_patients_alone(table):
     assert valid == split[1] and set(train) <= set(split[0])
     assert y[train].sum() == y[split[0]].sum() and (y[train] == 0).sum() == min(2*y[train].sum(), (y[split[0]] == 0).sum())
     assert np.isclose(kept, (y[train] == 0).sum()/(y[split[0]] == 0).sum())
+
+def test_another_store_begun_in_between_is_not_mixed_in(headers, tmp_path, monkeypatch):
+    "A, stopped; B in its place, stopped before its first note; A again"
+    fit,calls = store_module.fit_batch,[]
+    def stops(*args):
+        calls.append(1)
+        if len(calls) == calls_until: raise Stop
+        return fit(*args)
+    monkeypatch.setattr(store_module, 'fit_batch', stops)
+    for kwargs,calls_until in ((dict(crop=True), 40), (dict(crop=False), 10)):
+        calls.clear()
+        with pytest.raises(Stop): prepare(headers, tmp_path/'s', size=32, bs=2, **kwargs)
+    monkeypatch.undo()
+    again,whole = prepare(headers, tmp_path/'s', size=32, bs=2),prepare(headers, tmp_path/'w', size=32)
+    assert np.array_equal(again.pixels[:], whole.pixels[:])
+
+def test_a_table_that_says_otherwise_is_another_source(headers, tmp_path):
+    prepare(headers[:9], tmp_path/'s', size=32)
+    for change in (dict(intercept=headers.intercept[:9]-24), dict(error=pd.array(['bad'] + [None]*8, 'string'))):
+        df = headers[:9].assign(**change)
+        df.attrs = headers.attrs
+        with pytest.raises(DataError, match='other settings or from other files'): prepare(df, tmp_path/'s', size=32)
+
+def test_stopped_just_before_the_end(headers, tmp_path, monkeypatch):
+    whole,replace_ = prepare(headers, tmp_path/'w', size=32),os.replace
+    def stops(a, b):
+        replace_(a, b)
+        if str(b).endswith('pixels.npy'): raise Stop
+    monkeypatch.setattr(os, 'replace', stops)
+    with pytest.raises(Stop): prepare(headers, tmp_path/'s', size=32)
+    monkeypatch.undo()
+    monkeypatch.setattr(store_module, 'fit_batch', None)
+    assert (prepare(headers, tmp_path/'s', size=32).path/'pixels.npy').read_bytes() == (whole.path/'pixels.npy').read_bytes()
+
+def test_a_store_travels_as_its_path(store): assert len(pickle.dumps(store)) < 1000

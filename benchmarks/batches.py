@@ -4,8 +4,7 @@ python benchmarks/batches.py [--files FOLDER] [--n 320]; the real slices are rea
 
 Brain, subdural and bone windows of the whole picture. fastai windows and then resizes, as `to_nchan` has it; MONAI resizes first, as we do, which is
 less work. The means of the channels must agree."""
-import os
-import numpy as np
+import os, numpy as np
 from contest import arguments, contest, report, slices
 
 BS,SIZE,WINDOWS,MEAN,STD = 64,256,((80,40), (254,100), (2800,600)),.45,.22
@@ -29,7 +28,8 @@ def ours(df, num_workers=0):
     labelled = df.assign(**dict.fromkeys(LABELS, 0.))
     labelled.attrs = df.attrs
     chain = dict(size=SIZE, windows=WINDOWS, mean=MEAN, std=STD)
-    dls = ICHDataLoaders.from_table(labelled, SIZE, chain, bs=BS, splitter=lambda df: ([0], list(range(len(df)))), num_workers=num_workers, device=torch.device('cpu'))
+    kwargs = dict(bs=BS, splitter=lambda df: ([0], list(range(len(df)))), num_workers=num_workers, device=torch.device('cpu'))
+    dls = ICHDataLoaders.from_table(labelled, SIZE, chain, **kwargs)
     return _all(lambda: (x for x,_ in dls.valid))
 
 def ours_reader(df):

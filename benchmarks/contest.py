@@ -21,7 +21,8 @@ def slices(folder, n, side=512):
     from rsna_ich.dicom import broken_coding
     from rsna_ich.headers import scan
     df = scan(folder or SHARED/'dicom', workers=1)
-    good = df[df.error.isna() & df.pixel_offset.notna() & (df.rows == side) & (df.cols == side) & ~broken_coding(df.bits_stored, df.pixel_representation, df.intercept)]
+    odd = broken_coding(df.bits_stored, df.pixel_representation, df.intercept)
+    good = df[df.error.isna() & df.pixel_offset.notna() & (df.rows == side) & (df.cols == side) & ~odd]
     if not len(good): sys.exit(f'{folder}: no uncompressed slices of {side} pixels; name another folder with --files')
     res = pd.concat([good]*-(-n//len(good)), ignore_index=True).head(n)
     res.attrs = df.attrs

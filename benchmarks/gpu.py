@@ -76,7 +76,8 @@ def rates(a, most):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for k,v in dict(bs=256 if CUDA else 16, side=512, size=256, steps=20 if CUDA else 5, mib=2048 if CUDA else 64).items(): ap.add_argument(f'--{k}', type=int, default=v)
+    defaults = dict(bs=256, side=512, size=256, steps=20, mib=2048) if CUDA else dict(bs=16, side=512, size=256, steps=5, mib=64)
+    for k,v in defaults.items(): ap.add_argument(f'--{k}', type=int, default=v)
     ap.add_argument('--compile', action=argparse.BooleanOptionalAction, default=CUDA, help='the chain under torch.compile as well')
     ap.add_argument('--training', action=argparse.BooleanOptionalAction, default=CUDA, help="what training.py measures, with its defaults, as well")
     ap.add_argument('--files', help='a folder of slices of 512 pixels for that; the real ones when not given')

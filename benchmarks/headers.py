@@ -5,6 +5,7 @@ python benchmarks/headers.py --files FOLDER      your own files
 python benchmarks/headers.py --memory            peak memory of `scan_to` and `prepare` at 1, 4 and 16 times the files"""
 import json, os, tempfile
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from contest import SHARED, arguments, conditions, contest, report
 
@@ -39,7 +40,8 @@ def pydicom(root, paths):
 
 def fastai(root, paths):
     "DataFrame.from_dicoms(px_summ=False)"
-    import pandas as pd, fastai.medical.imaging
+    import pandas as pd
+    import_module('fastai.medical.imaging')
     paths = [Path(p) for p in paths]
     return lambda: pd.DataFrame.from_dicoms(paths, px_summ=False), lambda df: _seen(df, df.ImagePositionPatient2)
 
@@ -75,7 +77,7 @@ def gdcm(root, paths):
 
 def gdcm_parse(root, paths):
     "Reader.ReadUpToTag alone, no values"
-    import gdcm
+    import_module('gdcm')
     def run():
         for p in paths: _gdcm(p)
     return run, lambda _: None

@@ -6,6 +6,7 @@ python benchmarks/labels.py stage_1_train.csv
 endings refused. `polars-fixed` is the fastest that we found: it takes it on trust that an id has 12 characters, that all endings are known and that
 repeats agree. Each turn is in a new process; imports count for the memory, not for the time."""
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from contest import arguments, contest, report
 
@@ -15,13 +16,14 @@ def sums(df): return len(df), [int(df[l].sum()) for l in LABELS]
 
 def ours(csv):
     "labels.read_labels"
-    import pyarrow.compute, pyarrow.csv
+    for o in ('compute', 'csv'): import_module(f'pyarrow.{o}')
     from rsna_ich.labels import read_labels
     return partial(read_labels, csv), sums
 
 def pandas(csv):
     "rsplit and pivot"
-    import pandas as pd, pyarrow
+    import pandas as pd
+    import_module('pyarrow')
     def run():
         df = pd.read_csv(csv)
         df[['ID', 'label']] = df.ID.str.rsplit('_', n=1, expand=True)

@@ -60,7 +60,7 @@ class Window(HUModule):
         self.ends = ends.pop() if len(ends) == 1 else None # black and white, where all channels have the same
     def extra_repr(self): return f"{', '.join(map(str, self.windows))}, kind={self.kind!r}"
 
-# %% ../nbs/06_windows.ipynb #91e9bb17
+# %% ../nbs/06_windows.ipynb #f154e7f8
 def parts_of(x, n=4):
     "A batch in parts; on a CPU so few slices at a time that what is made on the way stays in the cache"
     n = n if x.device.type == 'cpu' and not torch.compiler.is_compiling() else len(x)
@@ -81,6 +81,7 @@ def shade(self:Window, hu, width, level):
     for i in parts_of(hu): _line(hu[i], at(scale, i), at(shift, i), out[i]).clamp_(*ends)
     return out
 
+# %% ../nbs/06_windows.ipynb #1bd4aa69
 @patch
 def encodes(self:Window, hu): return self.shade(hu, self.width.float(), self.level.float())
 

@@ -152,7 +152,8 @@ def test_one_bad_file_costs_one_slice(table, heads, tmp_path):
 def test_what_fastai_users_try(table, store_table):
     "`test_dl`, `new` and weights that stay, on loaders from files and from a store"
     from fastai.vision.all import Normalize
-    for dls in (ICHDataLoaders.from_table(table, size=64, n_folds=3, bs=16, chain=dict(size=32), balance=.5), ICHDataLoaders.from_store(*store_table, n_folds=3, bs=16, balance=.5)):
+    kwargs = dict(n_folds=3, bs=16, balance=.5)
+    for dls in (ICHDataLoaders.from_table(table, size=64, chain=dict(size=32), **kwargs), ICHDataLoaders.from_store(*store_table, **kwargs)):
         assert dls.train.new().wgts is dls.train.wgts and dls.train.new(bs=8).fetch is not None
         for items in (list(table.file[:20]), table[:20]):
             x,y = batches(dls.test_dl(items))[0]
@@ -164,7 +165,8 @@ def test_files_of_a_block_are_scanned_once(heads, monkeypatch):
     from rsna_ich import data
     scans = []
     monkeypatch.setattr(data, 'scan_paths', lambda *a: scans.append(1) or scan_paths(*a))
-    block = DataBlock((CTBlock(32, dict(size=32)), LabelBlock), get_items=get_dicom_files, get_y=lambda p: [0.]*6, splitter=lambda items: (list(range(40)), list(range(40, 60))))
+    block = DataBlock((CTBlock(32, dict(size=32)), LabelBlock), get_items=get_dicom_files, get_y=lambda p: [0.]*6,
+        splitter=lambda items: (list(range(40)), list(range(40, 60))))
     dls = block.dataloaders(heads/'dicom', bs=10, num_workers=2)
     for _ in range(2): list(dls.train), list(dls.valid), list(dls.valid.new())
     assert len(scans) == 2

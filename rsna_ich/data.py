@@ -8,7 +8,7 @@ __all__ = ['slice_table', 'patient_folds', 'PatientSplitter', 'sampled_split', '
            'CTBatch', 'ReadSlice', 'CTBlock', 'LabelBlock', 'get_file', 'get_labels', 'block_fetch', 'balanced_weights',
            'ICHDataLoaders', 'show_results']
 
-# %% ../nbs/08_data.ipynb #242b5312
+# %% ../nbs/08_data.ipynb #41f43f01
 import hashlib, warnings
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,7 @@ from .core import DataError, LABELS
 from .dicom import window_hu
 from .headers import in_slice_order, scan_paths, table_root
 from .labels import _some
-from .pixels import SliceReader, ahead, read_slice
+from .pixels import Buffers, SliceReader, ahead, read_slice
 from .store import from_codes, sample_negatives
 from .windows import CTTransform
 
@@ -147,15 +147,17 @@ class FileSlices:
         for e in b.errors.values(): warnings.warn(f'left out of its batch: {e}')
         return _as_stored(torch.from_numpy(b.px), partial(replace(b, px=None).hu, self.size)), list(b.errors)
 
-# %% ../nbs/08_data.ipynb #616f28a9
+# %% ../nbs/08_data.ipynb #7cb36095
 class StoreSlices:
     "Rows of a store, fetched a batch at a time"
     waits = False
-    def __init__(self, store, rows): self.store,self.rows = store,np.asarray(rows, np.int64)
+    def __init__(self, store, rows): self.store,self.rows,self.buffers = store,np.asarray(rows, np.int64),Buffers(pin=True)
     def __len__(self): return len(self.rows)
     def fetch(self, idxs):
         "As `FileSlices.fetch`; a store has no slices that can't be read"
-        return _as_stored(torch.from_numpy(self.store.pixels[self.rows[idxs]])[:,None], partial(from_codes, self.store.levels)), []
+        kept = self.store.pixels
+        px = np.take(kept, self.rows[idxs], axis=0, out=self.buffers.take((len(idxs), *kept.shape[1:]), kept.dtype), mode='clip') # or `out` would be buffered
+        return _as_stored(torch.from_numpy(px)[:,None], partial(from_codes, self.store.levels)), []
 
 # %% ../nbs/08_data.ipynb #07b4742d
 class Labelled:
@@ -206,7 +208,7 @@ class SliceDL(TfmdDL):
         else: yield from (ahead if self.waits else map)(self.fetch, self.chunkify(samps))
     def do_item(self, s): return super().do_item(s) if self.fetch is None else self.dataset[s or 0]
 
-# %% ../nbs/08_data.ipynb #0fc4600e
+# %% ../nbs/08_data.ipynb #7ee7f5bb
 class CTBatch(Transform):
     "HU and `windows.CTTransform` on each batch, in training mode for the training set alone, and not when `still`"
     order = 10
@@ -217,6 +219,7 @@ class CTBatch(Transform):
     def _chained(self, hu):
         with torch.no_grad(): return CTImage(self.chain.to(hu.device)(hu, self.fitted))
     def encodes(self, x:CTSlice): return self._chained(x.as_subclass(torch.Tensor))
+    def encodes(self, x:LabelTensor): return x # a type without a method would be looked up in vain, and the failure keeps the batch alive
     def encodes(self, x:StoredSlices): return self._chained(x.to_hu(x.as_subclass(torch.Tensor)))
     def decodes(self, x:CTImage):
         mean,std = [x.new_tensor(v if v is not None else d).reshape(-1, 1, 1) for v,d in ((self.chain.config['mean'], 0.), (self.chain.config['std'], 1.))]

@@ -6,7 +6,7 @@
 __all__ = ['EVERY', 'hu_levels', 'to_codes', 'from_codes', 'Store', 'source_fingerprint', 'brain_share', 'fitter', 'fit_batch',
            'file_sha256', 'prepare', 'verify', 'with_brain', 'sample_negatives']
 
-# %% ../nbs/07_store.ipynb #36f9e4b8
+# %% ../nbs/07_store.ipynb #11bd9e38
 import hashlib, json, os
 from itertools import repeat
 from pathlib import Path
@@ -14,10 +14,10 @@ import numpy as np, pandas as pd, torch
 from torch import nn
 from .core import DataError, progress, write_whole
 from .headers import HEADER_COLS, table_root
-from .pixels import SliceReader, ahead, changed_pixels
+from .pixels import SliceReader, ahead, changed_pixels, new_empty
 from .windows import AIR, DENSEST, ClipHU, CropHead, FitSquare
 
-# %% ../nbs/07_store.ipynb #41de6e30
+# %% ../nbs/07_store.ipynb #4a8c12f5
 def hu_levels()->np.ndarray: # [256] float32, rising
     "The HU that the 256 values of a uint8 store stand for"
     parts = np.linspace(AIR, -154, 33), np.arange(-150, 0, 4), np.arange(0, 101), np.arange(104, 273, 4), np.linspace(320, DENSEST, 41)
@@ -32,7 +32,11 @@ def from_codes(
     x:torch.Tensor, # values of a store, of any shape and on any device
 )->torch.Tensor: # HU
     "What the values of a store stand for"
-    return x if levels is None else levels.to(x.device)[x.int()]
+    if levels is None: return x
+    if x.device.type != 'cpu': return levels.to(x.device)[x.int()]
+    out = new_empty(x.shape, x.device)
+    np.take(levels.numpy(), x.numpy(), out=out.numpy(), mode='clip')
+    return out
 
 # %% ../nbs/07_store.ipynb #c39fdf8d
 class Store:
@@ -72,12 +76,13 @@ def _stamp(path):
     except OSError: return 'missing'
     return f'{st.st_size}:{st.st_mtime_ns}'
 
-# %% ../nbs/07_store.ipynb #fdd09273
+# %% ../nbs/07_store.ipynb #5dc1fb73
 def brain_share(
     hu:torch.Tensor, # [B,1,H,W] HU
 )->torch.Tensor: # [B]
     "Share of pixels strictly inside the brain window, 0 to 80 HU"
-    return ((hu > 0) & (hu < 80)).float().mean((1, 2, 3))
+    if hu.device.type != 'cpu': return ((hu > 0) & (hu < 80)).float().mean((1, 2, 3))
+    return torch.tensor([np.count_nonzero((o > 0) & (o < 80)) for o in hu.numpy()])/hu[0].numel()
 
 def fitter(
     size:int, # pixels a side

@@ -17,34 +17,37 @@ from kornia.filters import gaussian_blur2d
 from .core import DataError, get_window
 from .pixels import AIR_HU, area_mean, new_empty
 
-# %% ../nbs/06_windows.ipynb #71c2b2bf
+# %% ../nbs/06_windows.ipynb #f70bf25e
 AIR, DENSEST = float(AIR_HU), 3071. # HU
 
 def as_hu(
     hu, # [B,1,H,W], any real dtype
+    whole:bool=False, # may int16 on a CPU stay what it is?
 )->Tensor: # the same values as a plain float32 tensor
     "A checked batch of HU; a `DataError` says what was given instead"
     good = isinstance(hu, Tensor) and hu.ndim==4 and hu.shape[1]==1 and hu.dtype!=torch.bool and not hu.is_complex()
     if good and hu.numel():
         hu = hu if type(hu) is Tensor else hu.as_subclass(Tensor)
-        return hu if hu.dtype == torch.float32 else new_empty(hu.shape, hu.device).copy_(hu)
+        return hu if hu.dtype == torch.float32 or (whole and hu.dtype == torch.int16 and hu.device.type == 'cpu') else new_empty(hu.shape, hu.device).copy_(hu)
     given = f"{hu.dtype} {list(hu.shape)}" if isinstance(hu, Tensor) else type(hu).__name__
     raise DataError(f"a batch of CT slices is a tensor of real numbers [B,1,H,W], got {given}")
 
-# %% ../nbs/06_windows.ipynb #f844819c
+# %% ../nbs/06_windows.ipynb #c22b11ed
 class HUModule(nn.Module):
     "A step on a batch of HU [B,1,H,W]: `forward` checks it and keeps autocast out, then calls the subclass's `encodes`"
+    whole = False # can the step work on int16?
     def forward(self, hu):
-        hu = as_hu(hu)
+        hu = as_hu(hu, self.whole)
         with torch.autocast(hu.device.type, enabled=False): return self.encodes(hu)
 
-# %% ../nbs/06_windows.ipynb #7f1778fb
+# %% ../nbs/06_windows.ipynb #d82813da
 WINDOWS = ('brain', 'subdural', 'brain_bone')
 
 def _per_channel(v, n): return torch.as_tensor(v, dtype=torch.float32).flatten().expand(n).reshape(1, n, 1, 1).clone()
 
 class Window(HUModule):
     "Look at a batch of HU [B,1,H,W] through CT windows, one channel each: [B,len(windows),H,W] in 0..1, or normalised"
+    whole = True
     def __init__(self,
         windows=WINDOWS, # names from `core.ct_windows` or (width, level) in HU
         kind:str='linear', # 'linear' clips at the window's ends, 'sigmoid' has soft ones
@@ -60,7 +63,7 @@ class Window(HUModule):
         self.ends = ends.pop() if len(ends) == 1 else None # black and white, where all channels have the same
     def extra_repr(self): return f"{', '.join(map(str, self.windows))}, kind={self.kind!r}"
 
-# %% ../nbs/06_windows.ipynb #f154e7f8
+# %% ../nbs/06_windows.ipynb #04b7b688
 def parts_of(x, n=4):
     "A batch in parts; on a CPU so few slices at a time that what is made on the way stays in the cache"
     n = n if x.device.type == 'cpu' and not torch.compiler.is_compiling() else len(x)
@@ -75,7 +78,7 @@ def shade(self:Window, hu, width, level):
     "Grey of `hu`, normalised, for a width and level in HU that broadcast with it"
     mean,std = self.mean.float(),self.std.float()
     scale,shift,ends = 1/(width*std), (.5 - level/width - mean)/std, self.ends or (-mean/std, (1-mean)/std)
-    if self.kind == 'sigmoid': return torch.addcmul(-4*level/width, hu, 4/width).sigmoid_().sub_(mean).div_(std)
+    if self.kind == 'sigmoid': return torch.addcmul(-4*level/width, hu.float(), 4/width).sigmoid_().sub_(mean).div_(std)
     if hu.requires_grad: return torch.addcmul(shift, hu, scale).clamp(*ends)
     out,at = new_empty(torch.broadcast_shapes(hu.shape, scale.shape), hu.device), lambda v,i: v[i] if len(v) > 1 else v
     for i in parts_of(hu): _line(hu[i], at(scale, i), at(shift, i), out[i]).clamp_(*ends)
@@ -302,7 +305,7 @@ class _Sized(nn.Module):
         if v is not None and (isinstance(v, bool) or int(v)!=v or v < 1): raise DataError(f"size is a number of pixels or None, got {v!r}")
         self.steps.fit.size = None if v is None else int(v)
 
-# %% ../nbs/06_windows.ipynb #f7fa8005
+# %% ../nbs/06_windows.ipynb #ac322eb8
 class CTTransform(_Sized):
     "From a batch of HU [B,1,H,W] to what a network takes, [B,C,S,S] float32; augments in `train()`, not in `eval()`"
     def __init__(self,
@@ -332,4 +335,4 @@ class CTTransform(_Sized):
         fitted=False, # clipped and cropped already, as in a store?
     )->Tensor: # [B,C,S,S]
         if not fitted: return self.steps(hu)
-        return self.steps[2:](FitSquare(self.size)(hu))
+        return self.steps[2:](hu if self.size in (None, hu.shape[-1]) else FitSquare(self.size)(hu))

@@ -176,3 +176,14 @@ def store_table(heads, tmp_path_factory):
     from rsna_ich.store import prepare
     store = prepare(scan(heads/'dicom'), tmp_path_factory.mktemp('st')/'store', size=32)
     return store, slice_table(store.index, read_labels(heads/'labels.csv'))
+
+def test_no_batch_outlives_its_turn(store_table):
+    "With the garbage collector off, an epoch holds no more batches at a time than it needs"
+    import gc
+    dl = ICHDataLoaders.from_store(*store_table, n_folds=3, bs=4).valid
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in dl: pass
+        assert len(dl.dataset.source.buffers.kept) <= 3 < len(dl)
+    finally: gc.enable()

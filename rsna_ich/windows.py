@@ -63,15 +63,19 @@ class Window(HUModule):
         self.ends = ends.pop() if len(ends) == 1 else None # black and white, where all channels have the same
     def extra_repr(self): return f"{', '.join(map(str, self.windows))}, kind={self.kind!r}"
 
-# %% ../nbs/06_windows.ipynb #04b7b688
+# %% ../nbs/06_windows.ipynb #04a64839
 def parts_of(x, n=4):
     "A batch in parts; on a CPU so few slices at a time that what is made on the way stays in the cache"
     n = n if x.device.type == 'cpu' and not torch.compiler.is_compiling() else len(x)
     return [slice(i, i+n) for i in range(0, len(x), n)]
 
 def _line(hu, scale, shift, out):
-    "`hu*scale + shift`; on a CPU in two steps, since those are vectorised when one number stands for a whole channel"
-    return torch.mul(hu, scale, out=out).add_(shift) if hu.device.type == 'cpu' else torch.addcmul(shift, hu, scale, out=out)
+    "`hu*scale + shift`; on a CPU channel by channel, where one number for all slices makes it a single vectorised step"
+    if hu.device.type != 'cpu' or torch.compiler.is_compiling(): return torch.addcmul(shift, hu.float(), scale, out=out)
+    if len(scale) > 1: return torch.mul(hu, scale, out=out).add_(shift)
+    hu = hu[:,0].float()
+    for c,(k,d) in enumerate(zip(scale.flatten().tolist(), shift.flatten())): torch.add(d, hu, alpha=k, out=out[:,c])
+    return out
 
 @patch
 def shade(self:Window, hu, width, level):
@@ -81,7 +85,7 @@ def shade(self:Window, hu, width, level):
     if self.kind == 'sigmoid': return torch.addcmul(-4*level/width, hu.float(), 4/width).sigmoid_().sub_(mean).div_(std)
     if hu.requires_grad: return torch.addcmul(shift, hu, scale).clamp(*ends)
     out,at = new_empty(torch.broadcast_shapes(hu.shape, scale.shape), hu.device), lambda v,i: v[i] if len(v) > 1 else v
-    for i in parts_of(hu): _line(hu[i], at(scale, i), at(shift, i), out[i]).clamp_(*ends)
+    for i in parts_of(hu, 8): _line(hu[i], at(scale, i), at(shift, i), out[i]).clamp_(*ends)
     return out
 
 # %% ../nbs/06_windows.ipynb #1bd4aa69

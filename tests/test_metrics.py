@@ -5,8 +5,9 @@ from hypothesis import assume, given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn import metrics as skm
 from rsna_ich.core import DataError, LABELS, LABEL_WEIGHTS
-from rsna_ich.metrics import (LABEL_COLORS, WeightedLogLoss, accuracy_any, auc, auc_any, average_precision, ich_metrics, label_metrics, plot_pr, plot_roc,
+from rsna_ich.metrics import (WeightedLogLoss, accuracy_any, auc, auc_any, average_precision, ich_metrics, label_metrics, plot_pr, plot_roc,
     prevalence_log_loss, summarise, weighted_log_loss)
+from rsna_ich.plots import LABEL_COLORS
 
 settings.register_profile('shared machine', deadline=None)
 settings.load_profile('shared machine')

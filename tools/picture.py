@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 from rsna_ich.core import LABELS, SUBTYPES
 from rsna_ich.dicom import read_hu, show_hu
 from rsna_ich.labels import load_predictions, read_labels
-from rsna_ich.metrics import LABEL_COLORS
+from rsna_ich.plots import LABEL_COLORS
 
 def choose(df):
     "For each subtype a slice where it stands alone if there is one, the model neither surest nor least sure; and a normal slice at mid-height"

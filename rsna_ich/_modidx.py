@@ -533,6 +533,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'rsna_ich.report.grey_jpeg': ('report.html#grey_jpeg', 'rsna_ich/report.py'),
                                  'rsna_ich.report.html_cards': ('report.html#html_cards', 'rsna_ich/report.py'),
                                  'rsna_ich.report.html_figures': ('report.html#html_figures', 'rsna_ich/report.py'),
+                                 'rsna_ich.report.html_findings': ('report.html#html_findings', 'rsna_ich/report.py'),
                                  'rsna_ich.report.html_page': ('report.html#html_page', 'rsna_ich/report.py'),
                                  'rsna_ich.report.html_table': ('report.html#html_table', 'rsna_ich/report.py'),
                                  'rsna_ich.report.slice_image': ('report.html#slice_image', 'rsna_ich/report.py')},

@@ -17,6 +17,7 @@ from rsna_ich.data import *
 from rsna_ich.eda_headers import *
 from rsna_ich.eda_images import *
 from rsna_ich.eda_labels import *
+from rsna_ich.eda_pixels import *
 from rsna_ich.metrics import *
 from rsna_ich.eda import *
 from rsna_ich.learner import *

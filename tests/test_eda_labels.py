@@ -114,8 +114,8 @@ def test_figures_draw_on_given_axes():
     df = made_up()
     runs = in_series([0,1,1,0,0,1])
     for f,o in ((plot_prevalence, label_counts(df)), (plot_combinations, label_combinations(df)), (plot_cooccurrence, df), (plot_runs, runs), (plot_height, by_height(runs))):
-        ax = Figure(layout='constrained').subplots(1, 2)[1]
-        assert f(o, ax=ax) is ax.figure and isinstance(f(o), Figure)
+        fig = Figure(layout='constrained')
+        assert f(o, ax=fig.subplots(1, 2)[1]) is fig and isinstance(f(o), Figure)
 
 def test_nothing_to_count():
     with pytest.raises(DataError, match='holds no image'): labels_section(made_up(4)[:0])

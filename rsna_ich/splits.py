@@ -187,7 +187,7 @@ def _kept(path):
     except (TypeError, KeyError, ValueError) as e: raise DataError(f'{path.name}: no folds in it; make such a file with `rsna_ich split`') from e
     return table.to_pandas(), kept
 
-# %% ../nbs/07_splits.ipynb #3156a70b
+# %% ../nbs/07_splits.ipynb #fb4acbbd
 def load_folds(
     path, # from `save_folds`
     df:pd.DataFrame, # the slice table that they were dealt on, in any order
@@ -195,7 +195,8 @@ def load_folds(
     "Folds from a file; a `DataError` that says what differs when the table is another, or when patients or pictures cross"
     (kept,meta),name = _kept(path),Path(path).name
     fold = df.sop.map(kept.set_index('sop').fold)
-    new,gone = df.sop[fold.isna()],int((~kept.sop.isin(df.sop)).sum())
+    new = df.sop[fold.isna()]
+    gone = len(kept) - df.sop[fold.notna()].nunique()
     if len(new) or gone: raise DataError(f"{name}: dealt on other slices; {len(new)} of the table are not in it{f' ({_some(new)})' if len(new) else ''} and {gone} of it are not in the table; split again")
     odd = [k for k,v in _digests(df).items() if meta['digests'][k] != v]
     if odd: raise DataError(f"{name}: dealt on the same slices but other values of {', '.join(odd)}; split again")

@@ -1,6 +1,6 @@
 """How much a split by slice flatters a model: the same small model trained on a split by patient and on one by slice, each scored on its own validation slices and on patients that neither has seen
 
-python benchmarks/leakage.py [--seeds 6] [--studies 40] [--held 30] [--arch test_resnet] [--size 64] [--epochs 10] [--lr 0.004] [--bs 32]
+python benchmarks/leakage.py [--seeds 8] [--studies 32] [--held 24] [--arch test_resnet] [--size 64] [--epochs 8] [--lr 0.004] [--bs 32]
 
 For each seed a new phantom of `studies` patients is split into five parts both ways, one part is for validation, and the larger training set loses slices
 at random until both are of one size; weights start alike. `held` further patients, which neither split holds, are the test. *optimism* is what the own validation
@@ -31,9 +31,9 @@ class NoValidation(Callback):
 
 def phantoms(folder, studies, held, seed, side):
     "Slice table and store of new patients, and which rows are of those that are held out"
-    write_phantom(folder, studies=studies+held, size=2*side, seed=seed, prevalence=dict.fromkeys(SUBTYPES, .06))
+    write_phantom(folder, studies=studies+held, size=side, seed=seed, prevalence=dict.fromkeys(SUBTYPES, .06))
     headers = scan(folder/'dicom', workers=1)
-    store = prepare(headers, folder/'store', size=side, read_size=2*side)
+    store = prepare(headers, folder/'store', size=side, read_size=side)
     df = slice_table(store.index, read_labels(folder/'labels.csv'))
     patients = np.random.default_rng(seed).permutation(sorted(df.patient.unique()))
     return df, store, df.patient.isin(patients[:held]).to_numpy()
@@ -86,7 +86,7 @@ def table(res):
     print(f"{'':18}" + ''.join(f'{f"{name}, {w}":>29}' for name in FIGURES.values() for w in ('own', 'test', 'optimism')))
     for k,v in res.items(): print(f'{k:18}' + ''.join(f'{m:+20.4f} ± {s:.4f}' for m,s in v.values()))
 
-def measure(seeds=6, studies=40, held=30, arch='test_resnet', size=64, epochs=10, lr=4e-3, bs=32):
+def measure(seeds=8, studies=32, held=24, arch='test_resnet', size=64, epochs=8, lr=4e-3, bs=32):
     "A row for each seed and kind of split"
     rows = []
     for seed in range(seeds):

@@ -1,5 +1,5 @@
 "The slice table, its loaders and batches"
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pytest, torch
 from fastai.data.all import DataBlock, Transform
 from rsna_ich.core import LABELS, DataError
 from rsna_ich.data import CTBlock, ICHDataLoaders, LabelBlock, balanced_weights, get_file, get_labels, slice_table

@@ -26,15 +26,15 @@ def labelled_pixels(
     if labels is None: return df.assign(**{l:np.nan for l in LABELS if l not in df})
     return df.drop(columns=[l for l in LABELS if l in df]).merge(labels[['sop', *LABELS]].drop_duplicates('sop'), on='sop', how='left')
 
-# %% ../nbs/09_eda_pixels.ipynb #8c02e1ff
+# %% ../nbs/09_eda_pixels.ipynb #2be9f658
 def coding_names(
     table:pd.DataFrame, # a header table
 )->pd.Series: # of text
     "Each slice's coding in words"
     keys = ['bits_stored', 'pixel_representation', 'intercept']
     seen = table[keys].drop_duplicates()
-    words = [f"{'signed' if s else 'unsigned'} {b} bit, {i:g} HU" for b,s,i in seen.astype(float).itertuples(index=False)]
-    seen = seen.assign(coding=pd.array([o.replace('.0 bit', ' bit') for o in words], 'string'))
+    words = [f"{'signed' if s else 'unsigned'} {b:g} bit, intercept {i:g}" for b,s,i in seen.astype(float).itertuples(index=False)]
+    seen = seen.assign(coding=pd.array(words, 'string'))
     return table[keys].merge(seen, on=keys, how='left').coding.set_axis(table.index)
 
 def coding_table(
@@ -45,24 +45,24 @@ def coding_table(
     cols = dict(slices=('hu_mean', 'size'), **{k:(k, 'median') for k in STAT_COLS[:5]}, padded=('padded', 'mean'))
     return df.groupby('coding').agg(**cols).sort_values('slices', ascending=False).reset_index()
 
-# %% ../nbs/09_eda_pixels.ipynb #8e842370
+# %% ../nbs/09_eda_pixels.ipynb #b3b4dd66
 _SHOWN = dict(hu_mean='mean, HU', hu_sd='standard deviation, HU', brain='share in the brain window') # columns with their axis
 
 @draws(9, 2.8)
 def plot_codings(
     table:pd.DataFrame, # a header table with `stats.STAT_COLS`
-    most:int=5, # groups drawn, the largest
+    least:int=20, # slices of a group that is drawn; of five groups at most
     ax=None, # axes to draw on; a new figure when None
 )->Figure: # the figure drawn on
     "Mean, deviation and share of brain for each coding"
     coding = coding_names(table)
-    groups = coding.value_counts().index[:most]
+    groups = coding.value_counts().loc[lambda n: n >= min(least, n.max())][:5]
     for a,(k,label) in zip(panels(ax, 1, 3)[0], _SHOWN.items()):
         lo,hi = table[k].quantile([.005, .995])
         edges = np.linspace(lo, max(hi, lo + 1e-6), 31)
-        for name,color,dash in zip(groups, (INK, ACCENT, ALARM, '#009E73', '#E69F00'), ('-', '--', '-.', ':', (0, (6, 1)))):
+        for name,color,dash in zip(groups.index, (INK, ACCENT, ALARM, '#009E73', '#E69F00'), ('-', '--', '-.', ':', (0, (6, 1)))):
             n = np.histogram(table.loc[coding == name, k], edges)[0]
-            a.stairs(n/max(n.sum(), 1)*100, edges, color=color, ls=dash, lw=1.4, label=name)
+            a.stairs(n/max(n.sum(), 1)*100, edges, color=color, ls=dash, lw=1.4, label=f'{name} ({groups[name]:,})')
         a.set(xlabel=label, ylabel='slices of the group, %' if k == 'hu_mean' else '')
     a.figure.legend(*a.get_legend_handles_labels(), loc='outside upper center', ncols=3)
 
@@ -87,7 +87,7 @@ def brain_table(
     low,high = wilson_interval(k, n)
     return pd.DataFrame(dict(brain=names, slices=count(slice(None)), labelled=n, positive=k, rate=k/np.where(n == 0, np.nan, n), low=low, high=high))
 
-# %% ../nbs/09_eda_pixels.ipynb #5515bff3
+# %% ../nbs/09_eda_pixels.ipynb #5965413b
 @draws(5, 2.8)
 def plot_brain(
     brains:pd.DataFrame, # from `brain_table`
@@ -96,7 +96,7 @@ def plot_brain(
     "The rate of any haemorrhage by share of brain, with its interval"
     known = brains[brains.labelled > 0]
     rate = known.rate*100
-    ax.errorbar(known.index, rate, yerr=[rate - known.low*100, known.high*100 - rate], fmt='o', color=ACCENT, ecolor=MUTED, capsize=3)
+    ax.errorbar(known.index, rate, yerr=[rate - known.low*100, known.high*100 - rate], fmt='o', clip_on=False, color=ACCENT, ecolor=MUTED, capsize=3)
     ax.set_xticks(range(len(brains)), [f'{b}\nn = {n:,}' for b,n in zip(brains.brain, brains.labelled)], fontsize=7)
     ax.set(title='Any haemorrhage by share of brain', xlabel='pixels in the brain window, labelled slices', ylabel='slices with any haemorrhage, %', xlim=(-.5, len(brains)-.5))
     ax.set_ylim(bottom=0)

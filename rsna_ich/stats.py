@@ -29,18 +29,21 @@ def hu_hash(
     h.update(np.ascontiguousarray(hu, '<i2'))
     return h.hexdigest()[:32]
 
-# %% ../nbs/06_stats.ipynb #4be2b4b8
-def _squares(hu):
-    "The sum of the squares"
-    wide = hu.astype(np.int32)
-    return int(np.multiply(wide, wide, out=wide).view(np.uint32).sum(dtype=np.uint64))
+# %% ../nbs/06_stats.ipynb #16b6fb7f
+_BLOCK = 1 << 15 # pixels at a time, which stay in the cache and whose sum fits int32
 
-def _steps(hu, total):
-    "The sum of the absolute differences of neighbours in a row; `total` is the sum of all pixels"
-    ends = hu[:,[0,-1]].sum(dtype=np.int64)
-    return int(2*np.maximum(hu[:,1:], hu[:,:-1]).sum(dtype=np.int64) - 2*total + ends)
+def _sums(hu):
+    "Of all pixels the sum, the sum of squares, and the sum of the larger one of each two neighbours in a row"
+    total,squares,larger,rows = 0,0,0,max(1, _BLOCK//hu.shape[1])
+    for i in range(0, len(hu), rows):
+        part = hu[i:i+rows]
+        wide = part.astype(np.int32)
+        total += int(wide.sum(dtype=np.int32))
+        squares += int(np.multiply(wide, wide, out=wide).view(np.uint32).sum(dtype=np.uint64))
+        larger += int(np.maximum(part[:,1:], part[:,:-1]).astype(np.int32).sum(dtype=np.int32))
+    return total, squares, larger
 
-# %% ../nbs/06_stats.ipynb #f39964c6
+# %% ../nbs/06_stats.ipynb #435edbea
 STAT_COLS = ('hu_min', 'hu_max', 'hu_mean', 'hu_sd', 'brain', 'roughness', 'hu_hash')
 SliceStats = namedtuple('SliceStats', STAT_COLS)
 
@@ -49,9 +52,9 @@ def slice_stats(
 )->SliceStats: # HU, but for shares, roughness (NaN where nothing varies along the rows' length) and the hash
     "What the pixels of one slice hold, padding included"
     if hu.dtype != np.int16 or hu.ndim != 2 or not hu.size: raise DataError(f"statistics are of a slice in int16 HU [rows,cols], got {hu.dtype} {hu.shape}; use read_hu(path, np.int16)")
-    n,total = hu.size,int(hu.sum(dtype=np.int64))
-    sd = math.sqrt(n*_squares(hu) - total**2)/n
-    rough = _steps(hu, total)/(n - len(hu))/sd if sd and hu.shape[1] > 1 else math.nan
+    n,(total,squares,larger) = hu.size,_sums(hu)
+    sd,steps = math.sqrt(n*squares - total**2)/n,2*larger - 2*total + int(hu[:,[0,-1]].sum(dtype=np.int64))
+    rough = steps/(n - len(hu))/sd if sd and hu.shape[1] > 1 else math.nan
     return SliceStats(int(hu.min()), int(hu.max()), total/n, sd, brain_share(hu), rough, hu_hash(hu))
 
 # %% ../nbs/06_stats.ipynb #8cf2b077

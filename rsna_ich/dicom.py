@@ -314,7 +314,8 @@ def to_hu(
     whole = float(slope).is_integer() and float(intercept).is_integer()
     small = whole and abs(slope) < 2**8 and abs(intercept) < 2**20 # then float32 holds every value exactly
     px = np.asarray(px)
-    if dtype == np.int16 and slope == 1 and whole and not fix and _fits16(px, float(intercept)): return px.astype(np.int16) + np.int64(intercept).astype(np.int16)
+    if dtype == np.int16 and slope == 1 and whole and not fix and _fits16(px, float(intercept)):
+        return px.astype(np.int16) + np.int64(intercept).astype(np.int16)
     hu = px.astype(dtype if small and not fix and dtype in (np.float32, np.float64) else np.int32)
     if fix: hu = np.asarray(((hu + 1000) & 4095) - 1000)
     elif whole and abs(slope) < 2**14 and abs(intercept) < 2**29:

@@ -66,14 +66,14 @@ def plot_codings(
         a.set(xlabel=label, ylabel='slices of the group, %' if k == 'hu_mean' else '')
     a.figure.legend(*a.get_legend_handles_labels(), loc='outside upper center', ncols=3)
 
-# %% ../nbs/09_eda_pixels.ipynb #a286dc09
+# %% ../nbs/09_eda_pixels.ipynb #6e7b6c4f
 BRAIN_BINS = (.02, .05, .1, .2, .3) # upper ends, shares
 
 def wilson_interval(k, n):
     "Lower and upper end of the 95% interval of a rate, `k` of `n`; arrays or numbers, NaN for none of none"
     k,n,z = np.asarray(k, float),np.where(np.asarray(n) == 0, np.nan, n),1.959964
     mid,half = (k + z*z/2)/(n + z*z),z*np.sqrt(k*(n-k)/n + z*z/4)/(n + z*z)
-    return np.maximum(mid-half, 0), np.minimum(mid+half, 1)
+    return np.clip(mid-half, 0, k/n), np.clip(mid+half, k/n, 1) # the ends may not round past the rate
 
 def brain_table(
     df:pd.DataFrame, # from `labelled_pixels`
@@ -169,7 +169,7 @@ def _plain(df):
     "Rows as dicts of JSON types"
     return [{k:None if pd.isna(v) else v.item() if hasattr(v, 'item') else v for k,v in o.items()} for o in df.to_dict('records')]
 
-# %% ../nbs/09_eda_pixels.ipynb #16d47ae1
+# %% ../nbs/09_eda_pixels.ipynb #e77d2b00
 _MOST = 50 # lines of a table of single pictures
 
 def _pixels_html(df, groups, brains, same, odd):
@@ -194,6 +194,7 @@ def pixels_section(
     across,conflict = same.patients > 1,same.conflicts != ''
     numbers = dict(slices=len(df), unreadable=len(table)-len(df), codings=_plain(groups), brain=_plain(brains), odd=_plain(odd.head(_MOST)),
         constant=int((odd.what == 'constant').sum()), noise=int((odd.what == 'noise').sum()), same=len(same), same_slices=int(same.slices.sum()),
-        across_patients=int(across.sum()), across_slices=int(same.slices[across].sum()), conflicting=int(conflict.sum()), conflicts=_plain(same[conflict].head(_MOST)))
+        across_patients=int(across.sum()), across_slices=int(same.slices[across].sum()), conflicting=int(conflict.sum()),
+        conflicts=_plain(same[conflict].head(_MOST)))
     cards = html_cards([(len(df), 'slices measured'), (int(brains.slices[0]), 'with 2% brain or less'), (len(same), 'pictures that appear twice'), (int(across.sum()), 'of them under several patients'), (len(odd), 'constant or noise')])
     return Section('pixels', 'Pixels', cards + _pixels_html(df, groups, brains, same, odd), [*_brain_finding(brains), *_same_finding(same), *_odd_findings(df, odd)], numbers)

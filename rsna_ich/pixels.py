@@ -215,7 +215,8 @@ def _copy(self:SliceReader, i, row):
 def _words(self:SliceReader, i, row):
     "The pixels of the table's row `i` as they lie in `row`, bits and pixel representation, and the rescale with whether the coding is the broken one"
     bits,signed,slope,intercept = self.coded[i,:4]
-    return row.view(np.int16 if signed else np.uint16).reshape(self.side, self.side), bits, signed, (slope, intercept, bool(broken_coding(bits, signed, intercept)))
+    px = row.view(np.int16 if signed else np.uint16).reshape(self.side, self.side)
+    return px, bits, signed, (slope, intercept, bool(broken_coding(bits, signed, intercept)))
 
 @patch
 def _flags(self:SliceReader, i, row, more):
@@ -252,7 +253,8 @@ def read(self:SliceReader,
     "Read some slices; a slice that can't be read is an entry of `errors`"
     idxs = np.asarray(idxs)
     px = self.buffers.take((len(idxs), 1, self.side, self.side))
-    res,rows,todo = StoredBatch(px, self.coding[idxs], {}, {}, [None]*len(idxs), [None]*len(idxs)), px.reshape(len(idxs), -1).view(np.uint8), list(enumerate(idxs))
+    res = StoredBatch(px, self.coding[idxs], {}, {}, [None]*len(idxs), [None]*len(idxs))
+    rows,todo = px.reshape(len(idxs), -1).view(np.uint8), list(enumerate(idxs))
     if self.threads == 1: self._some(todo, rows, res)
     else: list(self._threads().map(self._some, [todo[j::self.threads] for j in range(self.threads)], repeat(rows), repeat(res)))
     return res

@@ -108,11 +108,14 @@ def scan(
     *, out:Path=Path('headers.parquet'), # The header table to write
     modality:str='CT', # The modality wanted; 'any' takes all
     workers:int=0, # Processes; 0 for one a core when there are many files
-    resume:bool=False): # Go on with a scan that was interrupted
+    resume:bool=False, # Go on with a scan that was interrupted
+    pixels:bool=False): # Read the pixels as well: least, greatest, mean and SD of the HU, share of brain, roughness, and a hash that finds the same picture twice
     "Read the headers of all files into one table. Files that can't be read are rows with an error. A zip or tar needn't be unpacked."
     check_counts(0, workers=workers)
     from rsna_ich.headers import header_counts, scan_to
-    scan_to(out, root, None if modality == 'any' else modality, workers or None, resume)
+    if pixels: from rsna_ich.stats import pixel_stats as more
+    else: more = None
+    scan_to(out, root, None if modality == 'any' else modality, workers or None, resume, more)
     n,patients,series,bad,first = header_counts(out)
     say(f'{n} files, {patients} patients, {series} series → {out}')
     if bad: say(f"{bad} can't be used; the first: {first}")

@@ -250,11 +250,16 @@ def _listing(root, own=None):
     return iter(lambda: list(islice(it, PART)), []), n
 
 # %% ../nbs/02_headers.ipynb #d938a41d
-def _parts(root, todo, n, modality, workers):
+def _with_more(root, names, modality, more):
+    "`header_part`, with the columns that `more` adds"
+    t = header_part(root, names, modality)
+    return t if more is None else pa.Table.from_pandas(more(_as_frame(t, root)), preserve_index=False)
+
+def _parts(root, todo, n, modality, workers, more=None):
     "The tables of `todo`, in order, from as many processes as there is work for"
     workers = workers or (1 if n < 5*PART else os.cpu_count())
-    if workers == 1: yield from (header_part(str(root), o, modality) for o in todo)
-    else: yield from Parallel(workers, return_as='generator', batch_size=1)(delayed(header_part)(str(root), o, modality) for o in todo)
+    if workers == 1: yield from (_with_more(str(root), o, modality, more) for o in todo)
+    else: yield from Parallel(workers, return_as='generator', batch_size=1)(delayed(_with_more)(str(root), o, modality, more) for o in todo)
 
 # %% ../nbs/02_headers.ipynb #059f1bec
 def _start(root, out=None):
@@ -324,12 +329,14 @@ def file_paths(df:pd.DataFrame)->list: # of `Path`
     return [root/o for o in df.path]
 
 # %% ../nbs/02_headers.ipynb #3fa6cc53
-def _schema(root, modality):
+def _schema(root, modality, more=None):
     "The schema with what pandas needs to know, and what was scanned"
+    df = header_frame([], root)
+    if more is not None: df = more(df)
     with pa.BufferOutputStream() as f:
-        header_frame([], root).to_parquet(f, index=False)
+        df.to_parquet(f, index=False)
         schema = pq.read_schema(pa.BufferReader(f.getvalue()))
-    return schema.with_metadata(schema.metadata | {b'scanned':json.dumps([str(root), modality]).encode()})
+    return schema.with_metadata(schema.metadata | {b'scanned':json.dumps([str(root), modality, *df.columns[len(HEADER_COLS):]]).encode()})
 
 def _done(shard, names, schema):
     "Whether `shard` holds the rows of `names`; a `DataError` when it is of another scan"
@@ -351,10 +358,11 @@ def scan_to(
     modality='CT', # the modality that is wanted, or None for any
     workers:int=None, # processes; None for as many as there are cores when there are many files
     resume:bool=False, # take what an interrupted scan has left?
+    more=None, # gives a header table more columns, such as `stats.pixel_stats`; called with a part at a time, in the processes
 )->int: # how many files
     "Write the header table of all files under `root`, in memory that does not grow with their number"
     out,(root,todo,n) = Path(out),_start(root, out)
-    parts,schema = out.with_name(out.name + '.part'),_schema(root, modality)
+    parts,schema = out.with_name(out.name + '.part'),_schema(root, modality, more)
     if not resume: shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True, exist_ok=True)
     shard = lambda k: parts/f'{k:06}.parquet'
@@ -366,7 +374,7 @@ def scan_to(
                 new.append(k)
                 yield names
     with progress(range(n), 'reading headers') as bar:
-        for i,t in enumerate(_parts(root, left(), n, modality, workers)):
+        for i,t in enumerate(_parts(root, left(), n, modality, workers, more)):
             with write_whole(shard(new[i])) as tmp: pq.write_table(t.cast(schema), tmp)
             bar.update(new[i]*PART + len(t) - bar.n)
     _join(map(shard, range(len(rows))), out, schema)

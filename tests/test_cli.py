@@ -54,6 +54,12 @@ def test_files_like_a_table(tmp_path):
     _,err = run('scan', tmp_path/'x', '--out', tmp_path/'h.parquet')
     assert "2 files, 1 patients" in err and "can't be used" not in err
 
+def test_a_scan_with_pixels(session, tmp_path):
+    from rsna_ich.headers import load_headers
+    from rsna_ich.stats import pixel_stats
+    run('scan', session/'ph'/'dicom', '--out', tmp_path/'h.parquet', '--pixels')
+    pd.testing.assert_frame_equal(load_headers(tmp_path/'h.parquet'), pixel_stats(load_headers(session/'headers.parquet')))
+
 def test_one_file_is_answered_on_the_screen(session, tmp_path):
     f = sorted((session/'ph'/'dicom').iterdir())[0]
     out,_ = run('predict', f, '--model', session/'model', '--out', tmp_path/'p.csv')

@@ -132,7 +132,7 @@ def three_windows(
     "Three windows as the colours red, green and blue: what a network with three channels gets"
     return np.stack([window_hu(hu, w) for w in windows], -1)
 
-# %% ../nbs/08_gallery.ipynb #036f5746
+# %% ../nbs/08_gallery.ipynb #42b3423e
 Picture = namedtuple('Picture', 'pixels caption') # [H,W] or [H,W,3] in 0..1, and a text; pixels are None where there is nothing to show, and the caption says why
 
 @draws(9, 2)
@@ -143,16 +143,17 @@ def plot_pictures(
     ax=None, # axes to draw on; a new figure, as high as is needed, when None
 )->Figure: # the figure drawn on
     "Pictures in a grid, row by row"
-    rows,fig = -(-len(pictures)//ncols),ax.figure
+    rows,fig,width = -(-len(pictures)//ncols),ax.figure,9*min(1, len(pictures)/ncols)
+    ncols,side = max(1, min(ncols, len(pictures))),9/ncols
     lines = max([o.caption.count('\n') for o in pictures], default=0)
-    if fig.axes == [ax]: fig.set_size_inches(9, rows*(9/ncols + .2 + .15*lines) + .35*bool(title))
+    if fig.axes == [ax]: fig.set_size_inches(max(width, 1), rows*(side + .2 + .15*lines) + .35*bool(title))
     if title: fig.suptitle(title, x=.005, ha='left', fontsize=10, fontweight='bold', color=INK)
     for a in (cells := panels(ax, max(rows, 1), ncols).ravel()): a.set_axis_off()
     for a,o in zip(cells, pictures):
         a.set_title(o.caption, fontsize=7.5, fontweight='normal', loc='center', pad=3)
         if o.pixels is not None: a.imshow(o.pixels, cmap='gray', vmin=0, vmax=1, interpolation='antialiased')
 
-# %% ../nbs/08_gallery.ipynb #5b3823db
+# %% ../nbs/08_gallery.ipynb #3c70e496
 def own_window(
     hu, # HU, any shape
     row:dict, # of the header table
@@ -162,12 +163,12 @@ def own_window(
     return None if pd.isna(width) or pd.isna(center) or width < 1 else window_hu(hu, (width, center))
 
 def views(
-    bins=None, # HU edges from `freqhist_bins`, rising; without the equal shares when None
+    bins=None, # HU edges from `freqhist_bins`, rising; without the histogram-scaled view when None
 )->dict: # names to functions of HU and a header's row, which give pixels in 0..1
     "The ways to look at a slice"
     through = lambda w: lambda hu,row: window_hu(hu, w)
     res = {'own window':own_window, **{k:through(w) for k,w in dict(brain='brain', subdural='subdural', stroke='stroke', bone='brain_bone').items()}}
-    if bins is not None: res['equal shares'] = lambda hu,row: np.interp(hu, bins, np.linspace(0, 1, len(bins)))
+    if bins is not None: res['histogram-scaled'] = lambda hu,row: np.interp(hu, bins, np.linspace(0, 1, len(bins)))
     return res | {'densities in colour':lambda hu,row: rainbow(hu), 'three windows':lambda hu,row: three_windows(hu)}
 
 def pictures_of(

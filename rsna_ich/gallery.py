@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Picture', 'GALLERY_CSS', 'slice_table', 'pick_slices', 'pick_by_label', 'coding_groups', 'coding_title',
            'pick_series', 'read_picks', 'naive_hu', 'rainbow', 'three_windows', 'plot_pictures', 'own_window', 'views',
-           'pictures_of', 'thumbnail', 'html_pictures']
+           'pictures_of', 'broken_pictures', 'thumbnail', 'html_pictures']
 
 # %% ../nbs/08_gallery.ipynb #39d673b0
 import html, io
@@ -180,9 +180,19 @@ def pictures_of(
     "Slices in one view, those that could not be read named"
     return [Picture(view(hus[r['path']], r), caption(r)) if r['path'] in hus else Picture(None, f"{r['path']}\ncan't be read") for r in df.to_dict('records')]
 
-# %% ../nbs/08_gallery.ipynb #4a0fc2f1
+# %% ../nbs/08_gallery.ipynb #4b4f0037
+def broken_pictures(
+    df:pd.DataFrame, # rows of a header table, of a broken coding
+    hus:dict, # from `read_picks`
+    window='brain', # a name, or (width, level) in HU
+)->list: # of `Picture`, two a slice
+    "Slices as a reader sees them that trusts the header, and as they are"
+    return [Picture(window_hu(hu, window), f"{r['sop']}\n{when}") for r,f in zip(df.to_dict('records'), file_paths(df)) if r['path'] in hus
+        for when,hu in (('as the header says', naive_hu(f)), ('as this library reads it', hus[r['path']]))]
+
+# %% ../nbs/08_gallery.ipynb #23fdd40d
 GALLERY_CSS = """.thumbs{display:grid;grid-template-columns:repeat(auto-fill,minmax(var(--thumb,150px),1fr));gap:8px;margin:10px 0}.thumb{margin:0;background:var(--card);border-radius:6px;overflow:hidden}
-.thumb img{display:block;width:100%;aspect-ratio:1;object-fit:contain;background:#000}.thumb figcaption{padding:4px 8px;font-size:.78rem;line-height:1.35;white-space:pre-line;overflow-wrap:anywhere;color:var(--mut)}
+.thumb img{display:block;width:100%;aspect-ratio:1;object-fit:contain;background:#000}.thumb figcaption{padding:4px 6px;font-size:var(--caption,.78rem);line-height:1.35;white-space:pre-line;overflow-wrap:anywhere;hyphens:auto;color:var(--mut)}
 .thumb .none{display:grid;place-items:center;aspect-ratio:1;font-size:.85rem;color:var(--bad);border:1px dashed var(--line)}h3{margin:24px 0 4px;font-size:1rem}
 """
 

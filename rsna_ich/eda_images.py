@@ -6,16 +6,16 @@
 __all__ = ['label_text', 'slice_caption', 'shared_bins', 'view_pictures', 'pick_by_coding', 'plot_hu', 'hu_by_coding', 'thin_out',
            'series_caption', 'series_viewer', 'images_section']
 
-# %% ../nbs/09_eda_images.ipynb #ef0f4352
+# %% ../nbs/09_eda_images.ipynb #38bd38fd
 import numpy as np, pandas as pd, torch
 from matplotlib.figure import Figure
-from .core import DataError, LABELS, SUBTYPES
+from .core import DataError, SUBTYPES
 from .dicom import broken_coding
-from .gallery import (GALLERY_CSS, Picture, broken_pictures, coding_groups, coding_title, html_pictures, pick_by_label, pick_series, pick_slices, pictures_of,
-    read_picks, slice_table, views)
+from .gallery import (GALLERY_CSS, Picture, broken_pictures, coding_groups, coding_title, html_part,
+    html_pictures, pick_by_label, pick_series, pick_slices, pictures_of, read_picks, slice_table, views)
 from .plots import ACCENT, ALARM, LABEL_TITLES, MUTED, draws, panels
 from .pixels import area_mean, to_square
-from .report import Finding, Section, figure_svg, fmt
+from .report import Finding, Section, figure_svg
 from .viewer import VIEWER_CSS, slice_viewer
 from .windows import freqhist_bins
 
@@ -60,8 +60,8 @@ def pick_by_coding(
     "Some slices of each coding"
     return pd.concat([pick_slices(g, n, seed).assign(coding=f'{coding_title(k)}\n{len(g):,} file{"s"*(len(g) > 1)}') for k,g in groups.items()])
 
-# %% ../nbs/09_eda_images.ipynb #5b182a37
-_TISSUES = {'air':-1000, 'brain':35, 'bone':1000} # HU
+# %% ../nbs/09_eda_images.ipynb #6b7374cd
+_TISSUES = dict(air=-1000, brain=35, bone=1000) # HU
 
 @draws(8, 1.2)
 def plot_hu(
@@ -93,7 +93,7 @@ def hu_by_coding(
     res = {k.split('\n')[0]:[hus[p] for p in g.path if p in hus] for k,g in coded.groupby('coding', sort=False)}
     return {k:v for k,v in res.items() if v}
 
-# %% ../nbs/09_eda_images.ipynb #d4caf5de
+# %% ../nbs/09_eda_images.ipynb #88cbf754
 def thin_out(
     df:pd.DataFrame, # rows
     most:int=40, # rows at most
@@ -106,7 +106,7 @@ def series_caption(
 )->str: # lines
     "A slice's position and labels"
     at = '' if pd.isna(row['position']) else f"{row['position']:.1f} mm"
-    return '\n'.join([at or str(row['sop']), (label_text(row) or 'not labelled').replace(', ', '\n')])
+    return '\n'.join([at or str(row['sop']), label_text(row) or 'not labelled'])
 
 # %% ../nbs/09_eda_images.ipynb #37ce6109
 def _square(hu, side=256):
@@ -139,25 +139,35 @@ def _galleries(by_label, hus, looks):
     show = lambda v,k,rows: f'<h3>{k}</h3>' + html_pictures(pictures_of(rows, hus, looks[v], slice_caption), f'{k}, {v}', 176)
     return _switch({v:''.join(show(v, k, rows) for k,rows in by_label.items()) for v in looks})
 
-# %% ../nbs/09_eda_images.ipynb #bc4f5a8f
-def _images_html(by_label, coded, broken, one, hus, bad, looks, opened, total):
-    spread = hu_by_coding(coded, hus)
-    res = [f'<style>{GALLERY_CSS}{VIEWER_CSS}</style><p>{opened:,} of {total:,} files were opened for this part, chosen by a seed from different patients and from the middle of the head where positions are known.</p>']
-    if bad: res.append(f"<p>{fmt(len(bad))} of them can't be read:</p>" + html_pictures([Picture(None, v) for v in bad.values()], 'unreadable'))
-    if len(one): res += ['<h3>One series, to scroll through</h3>', series_viewer(one, hus), '<h3>The same series at a glance</h3>', f'<div style="--thumb:112px;--caption:.7rem">{html_pictures(pictures_of(one, hus, looks["brain"], series_caption), "brain window", 128)}</div>']
-    res += ['<h3>One slice of each label in every view</h3>', f'<div style="--thumb:118px;--caption:.7rem">{html_pictures(view_pictures(by_label, hus, looks), "slice", 160)}</div>', '<h3>More slices of each label</h3>', _galleries(by_label, hus, looks)]
-    res += ['<h3>How pixels are coded</h3><p>Brain window. Slices of all codings should look alike.</p>', html_pictures(pictures_of(coded, hus, looks['brain'], lambda r: r['coding']), 'brain window', 176)]
-    if len(broken): res += ['<h3>The broken coding, before and after</h3><p>Signed values declared unsigned: what is below 0 HU wraps to more than 3,000, and air is white.</p>', html_pictures(broken_pictures(broken, hus), 'brain window', 176)]
-    if spread: res += [f'<h3>Pixel values by coding</h3><p>From {sum(map(len, spread.values())):,} of the slices above.</p>', f'<div class=plots><div class=plot>{figure_svg(plot_hu(spread), "Histogram of HU by coding, logarithmic")}</div></div>']
-    return ''.join(res)
+# %% ../nbs/09_eda_images.ipynb #5d2c340c
+def _series_html(one, hus, looks):
+    if not len(one): return ''
+    glance = pictures_of(one, hus, looks['brain'], series_caption)
+    return '<h3>One series, to scroll through</h3>' + series_viewer(one, hus) + html_part('The same series at a glance', 'Brain window, from the base to the crown.', glance, 'brain window', 128, 112)
 
-def _images_findings(hus, bad, coded):
-    low = [p for p,o in hus.items() if o.min() < -1100]
-    res = [Finding('unreadable pixels', f"{len(bad)} of the {len(hus)+len(bad)} slices opened for the galleries can't be read: {'; '.join(list(bad.values())[:3])}.", len(bad), 'leave out', 85)] if bad else []
-    if low: res.append(Finding('padding', f'{len(low)} of {len(hus)} slices opened hold values below -1,100 HU, which is padding and not air; every window clips it, a mean over the slice does not.', len(low), 'flag', 35))
+def _codings_html(coded, broken, hus, looks):
+    res = html_part('How pixels are coded', 'Brain window. Slices of all codings should look alike.', pictures_of(coded, hus, looks['brain'], lambda r: r['coding']), 'brain window')
+    if len(broken):
+        text = 'Signed values declared unsigned: what is below 0 HU wraps to more than 3,000, and air is white.'
+        res += html_part('The broken coding, before and after', text, broken_pictures(broken, hus), 'brain window')
+    spread = hu_by_coding(coded, hus)
+    if not spread: return res
+    svg = figure_svg(plot_hu(spread), 'Histograms of HU by coding, logarithmic')
+    return f'{res}<h3>Pixel values by coding</h3><p>From {sum(map(len, spread.values())):,} of the slices above.</p><div class=plot>{svg}</div>'
+
+def _labels_html(by_label, hus, looks):
+    every = html_part('One slice of each label in every view', '', view_pictures(by_label, hus, looks), 'slice', 160, 118)
+    return every + '<h3>More slices of each label</h3>' + _galleries(by_label, hus, looks)
+
+# %% ../nbs/09_eda_images.ipynb #fb59f553
+def _images_findings(hus, bad):
+    n,low = len(hus) + len(bad),sum(o.min() < -1100 for o in hus.values())
+    res = []
+    if bad: res.append(Finding('unreadable pixels', f"{len(bad)} of {n} slices opened for the galleries can't be read: {'; '.join(list(bad.values())[:3])}.", len(bad), 'leave out', 85))
+    if low: res.append(Finding('padding', f'{low} of {len(hus)} slices opened hold values below -1,100 HU: padding, which every window clips and a mean over the slice does not.', int(low), 'flag', 35))
     return res
 
-# %% ../nbs/09_eda_images.ipynb #16bbdf73
+# %% ../nbs/09_eda_images.ipynb #522b2ea8
 def images_section(
     headers:pd.DataFrame, # a header table
     labels:pd.DataFrame=None, # a label table; without it galleries are by coding only
@@ -167,13 +177,15 @@ def images_section(
     "Galleries, codings, distributions and one series of a data set"
     df = slice_table(headers, labels)
     by_label,groups,one = pick_by_label(df, n, seed),coding_groups(df),thin_out(pick_series(df, seed))
-    if not groups: return Section('images', 'The images', '<p>No file can be read.</p>', [], dict(opened=0))
-    coded = pick_by_coding(groups, 3, seed)
-    if not by_label: by_label = {'slices':pick_slices(df, n, seed)}
+    if not groups: return Section('images', 'The images', '<p>No file can be read.</p>', [], dict(opened=0, files=len(df)))
+    coded,by_label = pick_by_coding(groups, 3, seed),by_label or dict(slices=pick_slices(df, n, seed))
     broken = coded[broken_coding(coded.bits_stored, coded.pixel_representation, coded.intercept).to_numpy(bool)]
     hus,bad = read_picks(pd.concat([*by_label.values(), coded, one]))
-    page = _images_html(by_label, coded, broken, one, hus, bad, views(shared_bins(hus)), len(hus)+len(bad), len(df))
+    looks,opened = views(shared_bins(hus)),len(hus) + len(bad)
+    page = f'<style>{GALLERY_CSS}{VIEWER_CSS}</style><p>{opened:,} of {len(df):,} files were opened for this part, chosen by a seed from different patients and, where positions are known, from the middle of the head.</p>'
+    if bad: page += html_part("Files that can't be read", '', [Picture(None, v) for v in bad.values()], 'unreadable')
+    page += _series_html(one, hus, looks) + _labels_html(by_label, hus, looks) + _codings_html(coded, broken, hus, looks)
     spread = {k:[float(min(o.min() for o in v)), float(max(o.max() for o in v))] for k,v in hu_by_coding(coded, hus).items()}
-    numbers = dict(opened=len(hus)+len(bad), files=len(df), unreadable=list(bad), shown={k:len(v) for k,v in by_label.items()}, codings={coding_title(k):len(v) for k,v in groups.items()},
-        hu_range=spread, series_slices=len(one), series_positive=int((one['any'] == 1).sum()))
-    return Section('images', 'The images', page, _images_findings(hus, bad, coded), numbers)
+    numbers = dict(opened=opened, files=len(df), unreadable=list(bad), shown={k:len(v) for k,v in by_label.items()}, hu_range=spread,
+        codings={coding_title(k):len(v) for k,v in groups.items()}, series_slices=len(one), series_positive=int((one['any'] == 1).sum()))
+    return Section('images', 'The images', page, _images_findings(hus, bad), numbers)

@@ -6,13 +6,13 @@
 __all__ = ['as_batch', 'framed', 'crop_pictures', 'crop_shares', 'resize_pictures', 'channel_pictures', 'channel_stats',
            'plot_normal', 'augment_pictures', 'steps_section']
 
-# %% ../nbs/09_eda_steps.ipynb #183163f9
+# %% ../nbs/09_eda_steps.ipynb #e442b17a
 import numpy as np, pandas as pd, torch
 from matplotlib.figure import Figure
 from .core import DataError
 from .dicom import broken_coding, window_hu
-from .gallery import GALLERY_CSS, Picture, broken_pictures, html_pictures, pick_slices, read_picks, slice_table
-from .plots import INK, LABEL_COLORS, draws, panels
+from .gallery import GALLERY_CSS, Picture, broken_pictures, html_part, pick_slices, read_picks, slice_table
+from .plots import LABEL_COLORS, draws, panels
 from .report import Finding, Section, figure_svg
 from .windows import Augment, CTTransform, CropHead, FitSquare, WINDOWS, freqhist_bins
 
@@ -66,7 +66,7 @@ def resize_pictures(
     fit = [Picture(window_hu(FitSquare(s)(as_batch(hu))[0,0].numpy(), window), f'{s} pixels') for s in sizes if s < max(hu.shape)]
     return [Picture(window_hu(hu, window), f'{hu.shape[0]} rows, {hu.shape[1]} columns'), *fit]
 
-# %% ../nbs/09_eda_steps.ipynb #1f6b3c3b
+# %% ../nbs/09_eda_steps.ipynb #9e8fd8e0
 def channel_pictures(
     hu:np.ndarray, # [H,W] HU
     windows=WINDOWS, # names or (width, level), one channel each
@@ -75,9 +75,9 @@ def channel_pictures(
     "The channels that a network gets"
     x = CTTransform(windows=windows, hist=bins).eval()(as_batch(hu))[0].numpy()
     names = [o if isinstance(o, str) else '{:g}, {:g}'.format(*o) for o in windows] + ['histogram-scaled']*(bins is not None)
-    return [Picture(o, f'channel {i+1}: {k}') for i,(o,k) in enumerate(zip(x, names))] + [Picture(np.moveaxis(x[:3], 0, -1), f'channels 1-3 as colours')]*(len(windows) == 3)
+    return [Picture(o, f'channel {i+1}: {k}') for i,(o,k) in enumerate(zip(x, names))] + [Picture(np.moveaxis(x[:3], 0, -1), 'channels 1-3 as colours')]*(len(windows) == 3)
 
-# %% ../nbs/09_eda_steps.ipynb #fa33c052
+# %% ../nbs/09_eda_steps.ipynb #e7b21aa6
 def channel_stats(
     hus, # slices [H,W] in HU, of any sizes
     windows=WINDOWS, # names or (width, level), one channel each
@@ -103,7 +103,7 @@ def plot_normal(
             a.stairs(share/len(y), edges, label=f'{name}: {m:.2f} ± {s:.2f}', color=color, linestyle=dash, linewidth=1.5)
     left.set(yscale='log', title='Before', xlabel='grey, 0 to 1', ylabel='share of pixels')
     right.set(yscale='log', title='After', xlabel='deviations from the mean', ylabel='share of pixels')
-    left.legend(title='mean ± deviation', loc='upper center')
+    right.legend(title='mean ± deviation', loc='upper left', bbox_to_anchor=(1, 1))
 
 # %% ../nbs/09_eda_steps.ipynb #65282cd4
 def augment_pictures(
@@ -120,22 +120,21 @@ def augment_pictures(
         out = step(FitSquare()(as_batch(hu)).repeat(n-1, 1, 1, 1))
     return [Picture(window_hu(hu, window), 'as it is')] + [Picture(window_hu(o[0].numpy(), window), f'augmented {i+1}') for i,o in enumerate(out)]
 
-# %% ../nbs/09_eda_steps.ipynb #f6c19182
+# %% ../nbs/09_eda_steps.ipynb #28ba5579
 def _steps_html(hus, broken, seed):
-    show = lambda title,text,pics,what: f'<h3>{title}</h3><p>{text}</p>{html_pictures(pics, what, 224)}'
-    fix = broken_pictures(*broken) if len(broken[0]) else []
+    part = lambda title,text,pics: html_part(title, text, pics, title, 224)
     try: bins = freqhist_bins(torch.cat([torch.from_numpy(o).flatten()[::4] for o in hus]))
     except DataError: bins = None
     odd = next((o for o in hus if o.shape[0] != o.shape[1]), hus[0])
-    return ''.join([f'<style>{GALLERY_CSS}</style><p>Each step on slices of this data, by the modules that training uses.</p>',
-        show('1. Coding', 'Signed values declared unsigned are put right.', fix, 'coding') if fix else '<h3>1. Coding</h3><p>No file is of the broken coding.</p>',
-        show('2. Crop', 'A square around the head, with a small margin.', crop_pictures(hus[:4]), 'crop'),
-        show('3. Resize', 'By the mean over areas; what is not square is filled with air first.', resize_pictures(odd), 'resize'),
-        show('4. Channels', 'Three windows and the histogram-scaled view.', channel_pictures(hus[0], bins=bins), 'channel'),
-        f'<h3>5. Normalisation</h3><p>Channels of {len(hus)} slices at 128 pixels, logarithmic.</p><div class=plots><div class=plot>{figure_svg(plot_normal(hus), "Histograms of the channels before and after normalisation")}</div></div>',
-        show('6. Augmentation', 'One slice as training sees it, again and again.', augment_pictures(hus[0], 12, seed), 'augmentation')])
+    normal = figure_svg(plot_normal(hus), 'Histograms of the channels before and after normalisation')
+    return ''.join([part('1. Coding', 'Signed values declared unsigned are put right.' if broken else 'No file is of the broken coding.', broken),
+        part('2. Crop', 'A square around the head, with a small margin.', crop_pictures(hus[:4])),
+        part('3. Resize', 'By the mean over areas; what is not square is filled with air first.', resize_pictures(odd)),
+        part('4. Channels', 'Three windows and the histogram-scaled view.', channel_pictures(hus[0], bins=bins)),
+        f'<h3>5. Normalisation</h3><p>Channels of {len(hus)} slices at 128 pixels, logarithmic.</p><div class=plot>{normal}</div>',
+        part('6. Augmentation', 'One slice as training sees it, again and again.', augment_pictures(hus[0], 12, seed))])
 
-# %% ../nbs/09_eda_steps.ipynb #dcaaf29a
+# %% ../nbs/09_eda_steps.ipynb #ccd2115b
 def steps_section(
     headers:pd.DataFrame, # a header table
     labels:pd.DataFrame=None, # a label table; slices of any kind are taken without
@@ -154,5 +153,6 @@ def steps_section(
     half = float(np.median(shares))
     numbers = dict(slices=len(hus), unreadable=list(bad), crop_median=half, windows=list(WINDOWS), mean=mean, std=std)
     found = [Finding('crop', f'Cropping to the head keeps {half:.0%} of the side of a picture (median of {len(hus)} slices), so that the head is seen {1/half:.2f} times as large.', len(hus), '', 25)]
-    lost = f"<p>Left out, as they can't be read: {len(bad)} slices.</p>" + html_pictures([Picture(None, v) for v in bad.values()], 'unreadable') if bad else ''
-    return Section('steps', 'Preprocessing, before and after', _steps_html(hus, (broken, read), seed) + lost, found, numbers)
+    page = f'<style>{GALLERY_CSS}</style><p>Each step on slices of this data, by the modules that training uses.</p>' + _steps_html(hus, broken_pictures(broken, read), seed)
+    if bad: page += html_part("Files that can't be read", '', [Picture(None, v) for v in bad.values()], 'unreadable')
+    return Section('steps', 'Preprocessing, before and after', page, found, numbers)

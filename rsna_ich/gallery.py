@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Picture', 'GALLERY_CSS', 'slice_table', 'pick_slices', 'pick_by_label', 'coding_groups', 'coding_title',
            'pick_series', 'read_picks', 'naive_hu', 'rainbow', 'three_windows', 'plot_pictures', 'own_window', 'views',
-           'pictures_of', 'broken_pictures', 'thumbnail', 'html_pictures']
+           'pictures_of', 'broken_pictures', 'thumbnail', 'html_pictures', 'html_part']
 
-# %% ../nbs/08_gallery.ipynb #39d673b0
+# %% ../nbs/08_gallery.ipynb #f2ebe663
 import html, io
 from collections import namedtuple
+from textwrap import fill
 import numpy as np, pandas as pd
 from PIL import Image
 from matplotlib.figure import Figure
@@ -132,7 +133,7 @@ def three_windows(
     "Three windows as the colours red, green and blue: what a network with three channels gets"
     return np.stack([window_hu(hu, w) for w in windows], -1)
 
-# %% ../nbs/08_gallery.ipynb #42b3423e
+# %% ../nbs/08_gallery.ipynb #af521cc0
 Picture = namedtuple('Picture', 'pixels caption') # [H,W] or [H,W,3] in 0..1, and a text; pixels are None where there is nothing to show, and the caption says why
 
 @draws(9, 2)
@@ -145,12 +146,13 @@ def plot_pictures(
     "Pictures in a grid, row by row"
     rows,fig,width = -(-len(pictures)//ncols),ax.figure,9*min(1, len(pictures)/ncols)
     ncols,side = max(1, min(ncols, len(pictures))),9/ncols
-    lines = max([o.caption.count('\n') for o in pictures], default=0)
+    texts = ['\n'.join(fill(l, int(17*side)) for l in o.caption.split('\n')) for o in pictures]
+    lines = max([o.count('\n') for o in texts], default=0)
     if fig.axes == [ax]: fig.set_size_inches(max(width, 1), rows*(side + .2 + .15*lines) + .35*bool(title))
     if title: fig.suptitle(title, x=.005, ha='left', fontsize=10, fontweight='bold', color=INK)
     for a in (cells := panels(ax, max(rows, 1), ncols).ravel()): a.set_axis_off()
-    for a,o in zip(cells, pictures):
-        a.set_title(o.caption, fontsize=7.5, fontweight='normal', loc='center', pad=3)
+    for a,o,text in zip(cells, pictures, texts):
+        a.set_title(text, fontsize=7.5, fontweight='normal', loc='center', pad=3)
         if o.pixels is not None: a.imshow(o.pixels, cmap='gray', vmin=0, vmax=1, interpolation='antialiased')
 
 # %% ../nbs/08_gallery.ipynb #3c70e496
@@ -219,3 +221,16 @@ def html_pictures(
         img = '<div class=none>no picture</div>' if o.pixels is None else f'<img alt="{alt}" loading=lazy src="{thumbnail(o.pixels, side)}">'
         res.append(f'<figure class=thumb>{img}<figcaption>{text}</figcaption></figure>')
     return f'<div class=thumbs>{"".join(res)}</div>'
+
+# %% ../nbs/08_gallery.ipynb #165fa9e7
+def html_part(
+    title:str, # heading
+    text:str, # what to look for
+    pictures, # `Picture`s
+    what:str, # what they all show, for those who can't see them
+    side:int=176, # pixels of a picture's longer side at most
+    width:int=150, # pixels of the page that a picture takes at least; small ones have small captions
+)->str: # HTML, to be used with `GALLERY_CSS`
+    "A gallery with its heading"
+    head = f'<h3>{html.escape(title)}</h3>' + f'<p>{html.escape(text)}</p>'*bool(text)
+    return f'{head}<div style="--thumb:{width}px{";--caption:.7rem"*(width < 150)}">{html_pictures(pictures, what, side)}</div>'

@@ -57,10 +57,11 @@ slider.addEventListener('input',say);buttons.forEach(b=>b.addEventListener('clic
 for(const f of[width,level])f.addEventListener('input',()=>{if(f.value!==''&&f.checkValidity())look()})
 slice(n>>1);look()})()"""
 
-# %% ../nbs/08_viewer.ipynb #1c1c140e
+# %% ../nbs/08_viewer.ipynb #0cf3b2dd
 PRESETS = dict(brain='brain', subdural='subdural', stroke='stroke', bone='brain_bone') # buttons, and their windows in `core.ct_windows`
 
-def _controls(n, shape, name, marks):
+def _controls(n, shape, marks):
+    "Picture, slider, strip, windows"
     wl = {k:ct_windows[v] for k,v in PRESETS.items()}
     buttons = ''.join(f'<button type=button data-width={w} data-level={l} aria-pressed=false>{k}</button>' for k,(w,l) in wl.items())
     w,l = wl['brain']
@@ -69,6 +70,7 @@ def _controls(n, shape, name, marks):
 <div class=strip aria-hidden=true>{''.join(f'<i{" class=on" if o else ""}></i>' for o in marks)}</div><output aria-live=polite></output><div class=line role=group aria-label=Window>{buttons}</div>
 <div class=line>{field('width', w, 1)}{field('level', l, -65535)}</div><noscript>Scrolling through the slices needs JavaScript.</noscript>'''
 
+# %% ../nbs/08_viewer.ipynb #c290ed3d
 def slice_viewer(
     hu:np.ndarray, # [n,H,W] HU, from the lowest slice to the highest
     labels=None, # n texts: what each slice shows; '' where nothing
@@ -83,5 +85,5 @@ def slice_viewer(
     if hu.ndim != 3 or not n or {len(labels), len(titles), len(marks)} != {n}:
         raise DataError(f'a viewer takes HU [n,H,W] of 1 or more slices, with n labels, titles and marks; got {hu.shape}, {len(labels)}, {len(titles)} and {len(marks)}')
     data = json.dumps(dict(shape=hu.shape[1:], hu=[pack_hu(o) for o in hu], labels=labels, titles=titles)).replace('<', '\\u003c')
-    return f'''<div class=viewer role=group aria-label="{html.escape(name, quote=True)}">{_controls(n, hu.shape[1:], name, marks)}
+    return f'''<div class=viewer role=group aria-label="{html.escape(name, quote=True)}">{_controls(n, hu.shape[1:], marks)}
 <script type="application/json">{data}</script><script>{_SCRIPT}</script></div>'''

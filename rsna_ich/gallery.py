@@ -35,19 +35,18 @@ def slice_table(
     res.attrs = {'root':table_root(headers)}
     return res
 
-# %% ../nbs/08_gallery.ipynb #97af8c98
+# %% ../nbs/08_gallery.ipynb #ba76e5c9
 def pick_slices(
     df:pd.DataFrame, # from `slice_table`, or some of its rows
     n:int=6, # slices
     seed:int=0, # another seed, another choice
 )->pd.DataFrame: # up to `n` rows, none twice
     "Readable slices of as many patients as there are, spread over the middle of the head"
-    df = df[df.error.isna()]
-    df = df.iloc[np.random.default_rng(seed).permutation(len(df))]
-    who = pd.Series(pd.factorize(df.patient.fillna(df.path))[0], df.index)
-    far = (df.height - (.35 + .5*(who*.618034 % 1))).abs().fillna(0)
+    at = np.random.default_rng(seed).permutation(np.flatnonzero(df.error.isna()))
+    who = pd.Series(pd.factorize(df.patient.fillna(df.path).array[at])[0])
+    far = (df.height.to_numpy()[at] - (.35 + .5*(who*.618034 % 1))).abs().fillna(0)
     turn = (1 + who.groupby(who).cumcount()).where(far.groupby(who).rank(method='first') > 1, 0)
-    return df.iloc[np.lexsort((who, turn))[:n]]
+    return df.iloc[at[np.lexsort((who, turn))[:n]]]
 
 # %% ../nbs/08_gallery.ipynb #471fe538
 def pick_by_label(

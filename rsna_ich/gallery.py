@@ -132,7 +132,7 @@ def three_windows(
     "Three windows as the colours red, green and blue: what a network with three channels gets"
     return np.stack([window_hu(hu, w) for w in windows], -1)
 
-# %% ../nbs/08_gallery.ipynb #af521cc0
+# %% ../nbs/08_gallery.ipynb #3f99d892
 Picture = namedtuple('Picture', 'pixels caption') # [H,W] or [H,W,3] in 0..1, and a text; pixels are None where there is nothing to show, and the caption says why
 
 @draws(9, 2)
@@ -143,13 +143,13 @@ def plot_pictures(
     ax=None, # axes to draw on; a new figure, as high as is needed, when None
 )->Figure: # the figure drawn on
     "Pictures in a grid, row by row"
-    rows,fig,width = -(-len(pictures)//ncols),ax.figure,9*min(1, len(pictures)/ncols)
+    rows,fig,width = max(1, -(-len(pictures)//ncols)),ax.figure,9*min(1, len(pictures)/ncols)
     ncols,side = max(1, min(ncols, len(pictures))),9/ncols
     texts = ['\n'.join(fill(l, int(17*side)) for l in o.caption.split('\n')) for o in pictures]
     lines = max([o.count('\n') for o in texts], default=0)
-    if fig.axes == [ax]: fig.set_size_inches(max(width, 1), rows*(side + .2 + .15*lines) + .35*bool(title))
+    if fig.axes == [ax]: fig.set_size_inches(max(1, width), rows*(side + .2 + .15*lines) + .35*bool(title))
     if title: fig.suptitle(title, x=.005, ha='left', fontsize=10, fontweight='bold', color=INK)
-    for a in (cells := panels(ax, max(rows, 1), ncols).ravel()): a.set_axis_off()
+    for a in (cells := panels(ax, rows, ncols).ravel()): a.set_axis_off()
     for a,o,text in zip(cells, pictures, texts):
         a.set_title(text, fontsize=7.5, fontweight='normal', loc='center', pad=3)
         if o.pixels is not None: a.imshow(o.pixels, cmap='gray', vmin=0, vmax=1, interpolation='antialiased')

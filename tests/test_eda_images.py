@@ -5,7 +5,6 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 from rsna_ich.core import LABELS, SUBTYPES
-from rsna_ich.dicom import window_hu
 from rsna_ich.eda_images import images_section
 from rsna_ich.eda_steps import augment_pictures, framed, steps_section
 from rsna_ich.gallery import Picture, coding_groups, html_pictures, pick_by_label, pick_series, pick_slices, rainbow, read_picks, slice_table, thumbnail

@@ -173,7 +173,7 @@ def plot_windows(
     ax.grid()
     ax.figure.colorbar(dots, ax=ax, label='images')
 
-# %% ../nbs/09_eda_headers.ipynb #4631486e
+# %% ../nbs/09_eda_headers.ipynb #85c627a8
 _SHAPES = dict(spacing_x=('Pixel spacing', 'mm', 'images'), tilt=('Gantry tilt', 'degrees', 'images'), step=('Slice distance', 'mm', 'images'), slices=('Slices a series', 'slices', 'series'), position=('Position along the normal', 'mm', 'images'))
 
 def _shape(g, c): return (g.drop_duplicates('series_no') if c == 'slices' else g)[c][g.series_no >= 0 if c == 'slices' else slice(None)].dropna().to_numpy(float)
@@ -191,8 +191,8 @@ def plot_distributions(
         a.set(title=title, xlabel=xlabel, ylabel=ylabel)
         if not len(v): a.text(.5, .5, 'not known', ha='center', transform=a.transAxes, color=MUTED); continue
         lo,hi = np.quantile(v, [.001, .999])
-        if hi - lo < 1e-6: lo,hi = lo - .5,hi + .5
-        a.hist(v, np.linspace(lo, hi, 41), color=ACCENT)
+        if hi - lo < .01: lo,hi = lo - .5,hi + .5
+        a.hist(v, np.linspace(lo, hi, 41), color=ACCENT, histtype='stepfilled')
         a.set_yscale('log' if len(v) > 1000 else 'linear')
         a.grid(axis='y')
 
@@ -308,21 +308,21 @@ def plot_drift(
     ax.set_xlim(0, max(.35, 1.3*t.psi.max(), 1.05*t.chance.max()) if len(t) else 1)
     ax.legend(loc='lower right')
 
-# %% ../nbs/09_eda_headers.ipynb #4b29e4a8
+# %% ../nbs/09_eda_headers.ipynb #00743691
 def what_to_do(
     df:pd.DataFrame, # a header table
     test:pd.DataFrame=None, # of the test images
-)->pd.DataFrame: # `found, images, action, why, weight`, weightiest first
+)->pd.DataFrame: # `found, images, series` (null where images are odd one by one), `action, why, weight`, weightiest first
     "What is odd, how many images it concerns, and what to do about it"
     masks = rule_masks(df)
     rows = [dict(found=r.topic, images=int(masks[r.topic].sum()), action=r.action, why=r.why, weight=r.weight) for r in RULES if r.topic in masks]
     p = series_problems(series_table(df)).rename(columns=dict(problem='found'))
-    rows += p[['found', 'images', 'action', 'why', 'weight']].to_dict('records')
+    rows += p.to_dict('records')
     if test is not None: rows.append(dict(found='patient in training and test', images=int(shared_patients(df, test).train.sum()), action='leave out', why='of validation or test: the model knows them; split by patient', weight=90))
-    res = pd.DataFrame(rows)
+    res = pd.DataFrame(rows, columns=['found', 'images', 'series', 'action', 'why', 'weight']).astype(dict(series='Int64'))
     return res[res.images > 0].sort_values('weight', ascending=False, kind='stable', ignore_index=True)
 
-# %% ../nbs/09_eda_headers.ipynb #cc9fd0c3
+# %% ../nbs/09_eda_headers.ipynb #efbba038
 def _plain(o):
     "JSON types, None for what is missing"
     if isinstance(o, dict): return {str(k):_plain(v) for k,v in o.items()}
@@ -337,7 +337,8 @@ def _quartiles(g):
     return {c:dict(zip(('n', 'min', 'q1', 'median', 'q3', 'max'), (len(v), *np.quantile(v, [0, .25, .5, .75, 1]).tolist()))) if len(v := _shape(g, c)) else None for c in _SHAPES}
 
 def _findings(todo, n, lost, moved):
-    res = [Finding(o.found, f"{o.found[0].upper()}{o.found[1:]}: {o.images:,} images ({o.images/n:.1%}); {o.why}.", int(o.images), o.action, int(o.weight)) for o in todo.itertuples()]
+    where = lambda o: f'{o.images:,} images ({o.images/n:.1%})' if pd.isna(o.series) else f'{o.series:,} series that hold {o.images:,} images ({o.images/n:.1%})'
+    res = [Finding(o.found, f"{o.found[0].upper()}{o.found[1:]}: {where(o)}; {o.why}.", int(o.images), o.action, int(o.weight)) for o in todo.itertuples()]
     if lost: res.append(Finding('columns not known', f"The table doesn't tell {', '.join(lost)}; what depends on them was not checked.", int(n), '', 30))
     strong = [] if moved is None else moved[(moved.reading == 'strong') & (moved.psi > 2*moved.chance)]
     if len(strong): res.append(Finding('drift', f"Test differs strongly from training in {', '.join(f'{o.column} (index {o.psi:.2f})' for o in strong.head(4).itertuples())}.", int(n), 'look', 65))

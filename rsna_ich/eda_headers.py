@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from .core import DataError, LABELS
 from .dicom import broken_coding
 from .headers import HEADER_COLS, ID_COLS, slice_position
+from .labels import wilson
 from .plots import ACCENT, ALARM, AMOUNT, INK, LABEL_TITLES, MUTED, draws, panels, plot_bars
-from .report import Finding, Section, figure_svg, fmt, html_figures, html_table
+from .report import Finding, Section, coding_title, figure_svg, fmt, html_figures, html_table
 
 # %% ../nbs/09_eda_headers.ipynb #46bf2668
 def _series_code(df):
@@ -102,12 +103,6 @@ def column_table(
     return pd.DataFrame(rows, columns=['column', 'distinct', 'missing', 'odd', 'commonest'])
 
 # %% ../nbs/09_eda_headers.ipynb #add1dcb7
-def _wilson(k, n, z=1.96):
-    "Limits of the 95% interval of a share"
-    p,d = k/n,1 + z*z/n
-    half = z*np.sqrt(p*(1-p)/n + z*z/(4*n*n))/d
-    return (p + z*z/(2*n))/d - half, (p + z*z/(2*n))/d + half
-
 def _aligned(df, labels):
     "[rows,6] of labels for the rows of a header table, NaN where unknown"
     i = pd.Index(labels.sop).get_indexer(df.sop)
@@ -127,11 +122,11 @@ def coding_groups(
         sums,n = (f(y.groupby([df[k] for k in keys], sort=False)).reset_index(drop=True) for f in (lambda o: o.sum(), lambda o: o.count()))
         res['labelled'] = n['any']
         with np.errstate(all='ignore'):
-            for l in LABELS: res[l],(res[f'{l}_low'],res[f'{l}_high']) = sums[l]/n[l],_wilson(sums[l], n[l])
+            for l in LABELS: res[l],(res[f'{l}_low'],res[f'{l}_high']) = sums[l]/n[l],wilson(sums[l], n[l])
     return res.sort_values('images', ascending=False, kind='stable', ignore_index=True)
 
 # %% ../nbs/09_eda_headers.ipynb #989ce091
-def _coding_names(groups): return [f'{b} bits, {"signed" if s else "unsigned"}, {i:g}' for b,s,i in zip(groups.bits_stored, groups.pixel_representation, groups.intercept)]
+def _coding_names(groups): return list(map(coding_title, groups.bits_stored, groups.pixel_representation, groups.intercept))
 
 @draws(7.5, 2.6)
 def plot_codings(

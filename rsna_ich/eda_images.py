@@ -11,11 +11,11 @@ import numpy as np, pandas as pd, torch
 from matplotlib.figure import Figure
 from .core import DataError, SUBTYPES
 from .dicom import broken_coding
-from .gallery import (GALLERY_CSS, Picture, broken_pictures, coding_groups, coding_title, html_part,
-    html_pictures, pick_by_label, pick_series, pick_slices, pictures_of, read_picks, slice_table, views)
+from .gallery import (GALLERY_CSS, Picture, broken_pictures, by_coding, choose_slices, gallery_table, html_part,
+    html_pictures, pick_by_label, pick_series, pictures_of, read_picks, views)
 from .plots import ACCENT, ALARM, LABEL_TITLES, MUTED, draws, panels
 from .pixels import area_mean, to_square
-from .report import Finding, Section, figure_svg
+from .report import Finding, Section, coding_title, figure_svg
 from .viewer import VIEWER_CSS, slice_viewer
 from .windows import freqhist_bins
 
@@ -53,12 +53,12 @@ def view_pictures(
 
 # %% ../nbs/09_eda_images.ipynb #bc5ef8e3
 def pick_by_coding(
-    groups:dict, # from `coding_groups`
+    groups:dict, # from `by_coding`
     n:int=2, # slices a group
     seed:int=0, # another seed, another choice
 )->pd.DataFrame: # the rows chosen, with `coding` in words
     "Some slices of each coding"
-    return pd.concat([pick_slices(g, n, seed).assign(coding=f'{coding_title(k)}\n{len(g):,} file{"s"*(len(g) > 1)}') for k,g in groups.items()])
+    return pd.concat([choose_slices(g, n, seed).assign(coding=f'{coding_title(*k)}\n{len(g):,} file{"s"*(len(g) > 1)}') for k,g in groups.items()])
 
 # %% ../nbs/09_eda_images.ipynb #6b7374cd
 _TISSUES = dict(air=-1000, brain=35, bone=1000) # HU
@@ -175,10 +175,10 @@ def images_section(
     seed:int=0, # another seed, another choice
 )->Section: # for a report
     "Galleries, codings, distributions and one series of a data set"
-    df = slice_table(headers, labels)
-    by_label,groups,one = pick_by_label(df, n, seed),coding_groups(df),thin_out(pick_series(df, seed))
+    df = gallery_table(headers, labels)
+    by_label,groups,one = pick_by_label(df, n, seed),by_coding(df),thin_out(pick_series(df, seed))
     if not groups: return Section('images', 'The images', '<p>No file can be read.</p>', [], dict(opened=0, files=len(df)))
-    coded,by_label = pick_by_coding(groups, 3, seed),by_label or dict(slices=pick_slices(df, n, seed))
+    coded,by_label = pick_by_coding(groups, 3, seed),by_label or dict(slices=choose_slices(df, n, seed))
     broken = coded[broken_coding(coded.bits_stored, coded.pixel_representation, coded.intercept).to_numpy(bool)]
     hus,bad = read_picks(pd.concat([*by_label.values(), coded, one]))
     looks,opened = views(shared_bins(hus)),len(hus) + len(bad)
@@ -187,5 +187,5 @@ def images_section(
     page += _series_html(one, hus, looks) + _labels_html(by_label, hus, looks) + _codings_html(coded, broken, hus, looks)
     spread = {k:[float(min(o.min() for o in v)), float(max(o.max() for o in v))] for k,v in hu_by_coding(coded, hus).items()}
     numbers = dict(opened=opened, files=len(df), unreadable=list(bad), shown={k:len(v) for k,v in by_label.items()}, hu_range=spread,
-        codings={coding_title(k):len(v) for k,v in groups.items()}, series_slices=len(one), series_positive=int((one['any'] == 1).sum()))
+        codings={coding_title(*k):len(v) for k,v in groups.items()}, series_slices=len(one), series_positive=int((one['any'] == 1).sum()))
     return Section('images', 'The images', page, _images_findings(hus, bad), numbers)

@@ -153,34 +153,39 @@ def label_oddities(
     return {k:int(n) for k,n in dict(repeated_lines=labels.attrs.get('repeats', 0), repeated_images=labels.sop.duplicated().sum(), any_without_subtype=((v['any'] == 1) & none).sum(),
         subtype_without_any=((v['any'] == 0) & sub).sum(), without_label=v.isna().all(axis=1).sum(), partly_unknown=(v.isna().any(axis=1) & v.notna().any(axis=1)).sum()).items()}
 
-# %% ../nbs/09_eda_labels.ipynb #9290e121
+# %% ../nbs/09_eda_labels.ipynb #dc9970f7
 def placed(
     labels:pd.DataFrame, # a label table
     headers:pd.DataFrame, # a header table
 )->pd.DataFrame: # labelled slices in slice order, with `height`: 0 the lowest slice of its series, 1 the highest
     "Labels with their place in patient, series and head"
-    df = headers.loc[headers.error.isna() & headers.sop.isin(labels.sop), ['sop', 'path', 'patient', 'study', 'series', *'x y z ix iy iz jx jy jz'.split()]]
-    df = in_slice_order(df).drop_duplicates('sop')
-    if not len(df): raise DataError('no file of the header table has a label; do they belong together?')
-    df['height'] = df.slice/(df.groupby(['study', 'series'], dropna=False).slice.transform('max').where(lambda o: o > 0))
-    return df.drop(columns='path x y z ix iy iz jx jy jz'.split()).merge(labels[['sop', *LABELS]], on='sop')
+    at = pd.Index(labels.sop).get_indexer(headers.sop) # the row of each file's label
+    ok = headers.error.isna().to_numpy() & (at >= 0) & ~headers.sop.duplicated().to_numpy()
+    if not ok.any(): raise DataError('no file of the header table has a label; do they belong together?')
+    df = headers.loc[ok, ['sop', 'path', 'patient', 'study', 'series', *'x y z ix iy iz jx jy jz'.split()]]
+    for c in ('patient', 'study', 'series'): df[c] = pd.Categorical(df[c]) # sorted and grouped as numbers
+    df = in_slice_order(df.assign(at=at[ok]))
+    last = df.groupby(['study', 'series'], dropna=False, observed=True).slice.transform('max')
+    df['height'] = df.slice/last.where(last > 0)
+    return df.drop(columns='path x y z ix iy iz jx jy jz at'.split()).assign(**{l:labels[l].to_numpy()[df['at']] for l in LABELS})
 
 def group_counts(
     df:pd.DataFrame, # from `placed`
     by:str, # 'patient', 'study' or 'series'
 )->pd.DataFrame: # as `label_counts`, of groups
     "How many groups have a slice with each label; a group is known when a slice of it is positive, or all are known"
-    g = df.groupby(by, sort=False)[list(LABELS)]
+    g = df.groupby(by, sort=False, observed=True)[list(LABELS)]
     most,whole = g.max(),g.count().eq(g.size(), axis=0)
     return label_counts(most.where((most == 1) | whole))
 
-# %% ../nbs/09_eda_labels.ipynb #7cbb4169
+# %% ../nbs/09_eda_labels.ipynb #b531c64f
 def label_runs(
     df:pd.DataFrame, # from `placed`
     label:str='any', # which
+    least:int=5, # slices that a series must have
 )->pd.DataFrame: # a row a run: `series`, `slices`, `mm` from its first to its last slice, and a slice distance more
-    "Runs of positive slices along the normal of the slices"
-    df = df[df[label].notna() & df.series.notna()]
+    "Runs of positive slices along the normal of the slices; a slice of which nothing is known ends a run"
+    df = df[df.series.notna() & (df.groupby('series', observed=True).slice.transform('size') >= least)]
     series,yes = pd.factorize(df.series)[0],(df[label] == 1).to_numpy()
     new = np.diff(series, prepend=-1) != 0
     run = np.cumsum(yes & (new | ~np.roll(yes, 1)))
@@ -211,14 +216,14 @@ def plot_runs(
     ax.yaxis.set_major_formatter('{x:,.10g}')
     ax.grid(axis='y')
 
-# %% ../nbs/09_eda_labels.ipynb #71eb75c8
+# %% ../nbs/09_eda_labels.ipynb #6deedac4
 def by_height(
     df:pd.DataFrame, # from `placed`
     parts:int=10, # parts of the height
     least:int=5, # slices that a series must have
 )->pd.DataFrame: # a row a part, named by its middle; share of positives of each label
     "How often each label is positive by relative height, in series that have geometry and enough slices"
-    ok = df.height.notna() & df.position.notna() & (df.groupby('series').slice.transform('size') >= least)
+    ok = df.height.notna() & df.position.notna() & (df.groupby('series', observed=True).slice.transform('size') >= least)
     part = np.minimum((df.height[ok]*parts).astype(int), parts-1)
     res = df.loc[ok, list(LABELS)].groupby(part).mean().reindex(range(parts))
     res.index = pd.Index((np.arange(parts)+.5)/parts, name='height')
@@ -235,8 +240,8 @@ def plot_height(
     ax.grid()
     ax.legend(loc='center left', bbox_to_anchor=(1, .5))
 
-# %% ../nbs/09_eda_labels.ipynb #66b31435
-_ODD = dict(repeated_lines=('repeated lines', 'lines repeat an image that is there already, with the same label: they are dropped when the file is read', 'fix', 35),
+# %% ../nbs/09_eda_labels.ipynb #004be786
+_ODD = dict(repeated_lines=('repeated lines', 'lines repeat an image that is there already, with the same label: they were dropped when the file was read', '', 35),
     repeated_images=('repeated images', 'rows have the id of an earlier row', 'fix', 95), any_without_subtype=('any without a subtype', 'images are positive for any and negative for all subtypes', 'look', 85),
     subtype_without_any=('subtype without any', 'images have a subtype though any is negative', 'look', 90), without_label=('no label', 'images have no label at all: they can be predicted, not learnt from', 'leave out', 40),
     partly_unknown=('partly labelled', 'images have some labels only: the others are masked in the loss', 'flag', 40))
@@ -258,7 +263,7 @@ def _place_findings(n):
     if p['n']: yield Finding('patients', f"{p['positive']:,} of {p['n']:,} patients ({p['prevalence']:.1%}) have a haemorrhage in some slice: split by patient, not by slice.", p['positive'], 'flag', 62)
     if r['runs']: yield Finding('runs', f"Positive slices come in runs, half of them {r['slices']:.0f} slices long or longer; {r['alone']:.0%} of the {r['runs']:,} runs are a single slice.", int(r['alone']*r['runs'] + .5), 'look' if r['alone'] > .5 else '', 45)
 
-# %% ../nbs/09_eda_labels.ipynb #b675f3cf
+# %% ../nbs/09_eda_labels.ipynb #60488d4b
 def _plain(df):
     "A table as a dict of rows, in JSON types"
     return {str(k):{c:None if pd.isna(v) else v.item() if hasattr(v, 'item') else v for c,v in row.items()} for k,row in df.to_dict('index').items()}
@@ -278,7 +283,7 @@ def _place_html(df):
     "What can be said of patients, runs and height"
     runs = run_summary(df).rename(index=LABEL_TITLES).reset_index().rename(columns=dict(runs_a_series='runs a series', slices='slices a run (median)', mm='mm a run (median)', alone='runs of one slice'))
     return f'''<h3>Patients</h3>{_counts_table(group_counts(df, 'patient'))}<h3>Runs along the head</h3>
-<p>A bleed goes through neighbouring slices. Counted over the {df.series.nunique():,} series at hand, in the order of their position.</p>{html_table(runs, {'runs of one slice':'.0%', 'runs a series':'.2f', 'mm a run (median)':'.1f'})}
+<p>A bleed goes through neighbouring slices. Counted over series of five slices or more, in the order of their position.</p>{html_table(runs, {'runs of one slice':'.0%', 'runs a series':'.2f', 'mm a run (median)':'.1f'})}
 {html_figures(figure_svg(plot_runs(df), 'histogram of the length of runs'), figure_svg(plot_height(by_height(df)), 'share of positives by height in the head'))}'''
 
 def labels_section(

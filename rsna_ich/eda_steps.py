@@ -11,7 +11,7 @@ import numpy as np, pandas as pd, torch
 from matplotlib.figure import Figure
 from .core import DataError
 from .dicom import broken_coding, window_hu
-from .gallery import GALLERY_CSS, Picture, broken_pictures, html_part, pick_slices, read_picks, slice_table
+from .gallery import GALLERY_CSS, Picture, broken_pictures, html_part, choose_slices, read_picks, gallery_table
 from .plots import LABEL_COLORS, draws, panels
 from .report import Finding, Section, figure_svg
 from .windows import Augment, CTTransform, CropHead, FitSquare, WINDOWS, freqhist_bins
@@ -142,10 +142,10 @@ def steps_section(
     n:int=24, # slices that crops and channels are measured on
 )->Section: # for a report
     "Each step of preprocessing on slices of a data set"
-    df = slice_table(headers, labels)
-    some = pick_slices(df[df['any'] == 1], n, seed)
-    some = pd.concat([some, pick_slices(df[~df.index.isin(some.index)], n-len(some), seed)])
-    broken = pick_slices(df[broken_coding(df.bits_stored, df.pixel_representation, df.intercept).fillna(False).to_numpy(bool)], 3, seed)
+    df = gallery_table(headers, labels)
+    some = choose_slices(df[df['any'] == 1], n, seed)
+    some = pd.concat([some, choose_slices(df[~df.index.isin(some.index)], n-len(some), seed)])
+    broken = choose_slices(df[broken_coding(df.bits_stored, df.pixel_representation, df.intercept).fillna(False).to_numpy(bool)], 3, seed)
     read,bad = read_picks(pd.concat([some, broken]))
     hus = [read[p] for p in some.path if p in read]
     if not hus: return Section('steps', 'Preprocessing, before and after', '<p>No file can be read.</p>', [], dict(slices=0, unreadable=list(bad)))

@@ -128,7 +128,7 @@ def wilson(
     with np.errstate(divide='ignore', invalid='ignore'):
         p,v = np.divide(k, n),np.divide(z*z, n)
         mid,half = (p + v/2)/(1+v),np.sqrt(v*(p*(1-p) + v/4))/(1+v)
-    return (mid-half).clip(0, 1),(mid+half).clip(0, 1)
+    return np.minimum(np.maximum(mid-half, 0), p),np.maximum(np.minimum(mid+half, 1), p) # the ends may not round past the share
 
 # %% ../nbs/03_labels.ipynb #7367d044
 def to_long(

@@ -7,7 +7,7 @@ from PIL import Image
 from rsna_ich.core import LABELS, SUBTYPES
 from rsna_ich.eda_images import images_section
 from rsna_ich.eda_steps import augment_pictures, framed, steps_section
-from rsna_ich.gallery import Picture, coding_groups, html_pictures, pick_by_label, pick_series, pick_slices, rainbow, read_picks, slice_table, thumbnail
+from rsna_ich.gallery import Picture, by_coding, html_pictures, pick_by_label, pick_series, choose_slices, rainbow, read_picks, gallery_table, thumbnail
 from rsna_ich.headers import scan
 from rsna_ich.labels import read_labels
 from rsna_ich.phantom import CODINGS, write_phantom
@@ -28,17 +28,17 @@ def _table(patients, bad=()):
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=12), st.integers(1, 30), st.integers(0, 99), st.sets(st.integers(0, 20)))
 def test_a_choice_is_seeded_spread_and_without_repeats(patients, n, seed, bad):
     df = _table(patients, bad)
-    got,good = pick_slices(df, n, seed),df[df.error.isna()]
-    assert list(got.path) == list(pick_slices(df.copy(), n, seed).path)
+    got,good = choose_slices(df, n, seed),df[df.error.isna()]
+    assert list(got.path) == list(choose_slices(df.copy(), n, seed).path)
     assert got.path.is_unique and got.error.isna().all() and len(got) == min(n, len(good))
     assert got.patient.nunique() == min(n, good.patient.nunique())
 
 def test_another_seed_is_another_choice():
     df = _table([20]*30)
-    assert len({tuple(pick_slices(df, 6, s).path) for s in range(10)}) == 10
+    assert len({tuple(choose_slices(df, 6, s).path) for s in range(10)}) == 10
 
 def test_a_choice_lies_in_the_middle_of_the_head_and_is_spread_there():
-    h = pick_slices(_table([30]*40), 12).height
+    h = choose_slices(_table([30]*40), 12).height
     assert h.between(.3, .9).all() and (np.histogram(h, 4, (.35, .85))[0] >= 2).all()
 
 @pytest.fixture(scope='module')
@@ -49,7 +49,7 @@ def studies(tmp_path_factory):
     files = sorted((root/'dicom').iterdir())
     files[0].write_bytes(files[0].read_bytes()[:400])
     headers = scan(root/'dicom')
-    one = pick_series(slice_table(headers, read_labels(root/'labels.csv'))).iloc[3]
+    one = pick_series(gallery_table(headers, read_labels(root/'labels.csv'))).iloc[3]
     lost = root/'dicom'/one.path
     lost.write_bytes(lost.read_bytes()[:-999])
     return headers, read_labels(root/'labels.csv'), lost.name
@@ -99,7 +99,7 @@ def test_nothing_from_the_data_becomes_html():
 
 def test_the_page_holds_the_very_hu(studies):
     headers,labels,_ = studies
-    one = pick_series(slice_table(headers, labels))
+    one = pick_series(gallery_table(headers, labels))
     hus,_ = read_picks(one)
     page = images_section(headers, labels).html
     data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page)[1])
@@ -132,4 +132,4 @@ def test_sections_of_the_real_slices(real):
     assert images.numbers['shown'] == dict(epidural=1, intraparenchymal=6, intraventricular=6, subarachnoid=6, subdural=6, normal=6)
     assert (images.numbers['series_slices'], images.numbers['series_positive']) == (36, 11)
     assert len(images.html) + len(steps.html) < 7e6 and steps.numbers['slices'] == 24
-    assert len(coding_groups(headers)) == 4
+    assert len(by_coding(headers)) == 4

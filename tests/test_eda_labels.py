@@ -84,15 +84,15 @@ def in_series(*series):
     return pd.DataFrame(rows)
 
 def test_runs_end_with_their_series():
-    df = in_series([0,1,1], [1,0,0,1,1,1], [0,0])
-    r = label_runs(df)
-    assert r.series.tolist() == ['s0', 's1', 's1'] and r.slices.tolist() == [2, 1, 3] and r.mm.tolist() == [10., 5., 15.]
-    assert len(label_runs(df[:0])) == 0
+    df = in_series([0,1,1], [1,0,0,1,1,1], [0,0], [1,np.nan,1])
+    r = label_runs(df, least=1)
+    assert r.series.tolist() == ['s0', 's1', 's1', 's3', 's3'] and r.slices.tolist() == [2, 1, 3, 1, 1] and r.mm.tolist() == [10., 5., 15., 5., 5.]
+    assert len(label_runs(df[:0])) == 0 and set(label_runs(df).series) == {'s1'} # the others are too short
 
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=5))
 def test_runs_hold_each_positive_once(series):
     df = in_series(*series)
-    r = label_runs(df)
+    r = label_runs(df, least=1)
     assert r.slices.sum() == sum(map(sum, series)) and len(r) == sum(sum(1 for a,b in zip([False, *v], v) if b and not a) for v in series)
 
 def test_groups_and_heights():

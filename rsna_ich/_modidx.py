@@ -62,6 +62,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'rsna_ich.cli.check_counts': ('cli.html#check_counts', 'rsna_ich/cli.py'),
                               'rsna_ich.cli.command': ('cli.html#command', 'rsna_ich/cli.py'),
                               'rsna_ich.cli.demo': ('cli.html#demo', 'rsna_ich/cli.py'),
+                              'rsna_ich.cli.eda': ('cli.html#eda', 'rsna_ich/cli.py'),
                               'rsna_ich.cli.evaluate': ('cli.html#evaluate', 'rsna_ich/cli.py'),
                               'rsna_ich.cli.given': ('cli.html#given', 'rsna_ich/cli.py'),
                               'rsna_ich.cli.labelled_slices': ('cli.html#labelled_slices', 'rsna_ich/cli.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'say', 'command', 'check_counts', 'auc_text', 'demo', 'given', 'phantom', 'scan', 'tell_changes', 'prepare',
-           'labelled_slices', 'split', 'parse_windows', 'train', 'predict', 'evaluate', 'submit', 'main']
+           'eda', 'labelled_slices', 'split', 'parse_windows', 'train', 'predict', 'evaluate', 'submit', 'main']
 
 # %% ../nbs/17_cli.ipynb #b2ffff97
 import sys, warnings
@@ -83,24 +83,6 @@ def phantom(
     df = write_headers_like(out, headers_like, size, **like) if headers_like else write_phantom(out, size=size, **drawn)
     say(f'{len(df)} slices of {df.study.nunique()} studies in {out}')
 
-# %% ../nbs/17_cli.ipynb #87d3247b
-@command
-def phantom(
-    out:Path, # The folder to write to
-    *, studies:int|None=None, # How many studies, of 24 to 40 slices each; 10 when not given
-    size:int=512, # Pixels a side, 64 to 1024
-    seed:int|None=None, # The same seed makes the same files; 0 when not given
-    workers:int|None=None, # Processes; one when not given
-    headers_like:Path|None=None, # Instead of studies, a file for each row of this CSV of header values (a column for each DICOM keyword), all with the same pixels
-    limit:int|None=None, # With --headers-like: only the first rows
-    sparse:bool=False): # With --headers-like: files of full length whose pixels take no disk
-    "Write made-up head-CT studies as DICOM, with labels in Kaggle's format, masks and volumes beside them."
-    drawn,like = given(studies=studies, seed=seed, workers=workers),given(limit=limit, sparse=sparse)
-    for k in drawn if headers_like else like: raise DataError(f"--{k} {'has no meaning with' if headers_like else 'needs'} --headers-like")
-    from rsna_ich.phantom import write_headers_like, write_phantom
-    df = write_headers_like(out, headers_like, size, **like) if headers_like else write_phantom(out, size=size, **drawn)
-    say(f'{len(df)} slices of {df.study.nunique()} studies in {out}')
-
 # %% ../nbs/17_cli.ipynb #42635e90
 @command
 def scan(
@@ -147,6 +129,27 @@ def prepare(
     store = make(table, out, size, crop, dtype)
     bad = store.index.error.dropna()
     say(f'{store} → {out}' + (f"; {len(bad)} files can't be used, the first: {bad.iloc[0]}" if len(bad) else ''))
+
+# %% ../nbs/17_cli.ipynb #e0da0002
+@command
+def eda(
+    headers:Path|None=None, # What to look at: a folder, an archive, a header table (.parquet, or .csv of DICOM keywords), or a prepared store
+    *, labels:Path|None=None, # Labels: Kaggle's long CSV, or a wide one
+    test:Path|None=None, # Another set to compare with, as HEADERS
+    out:Path=Path('eda'), # The folder for report.html and eda.json
+    images:int=6, # Slices of each kind to draw; 0 reads no files
+    folds:int=5, # Folds of the validation split that is shown
+    seed:int=0, # Of samples and split
+    root:Path|None=None): # Where the files of HEADERS are now, if they have moved
+    "Look at a data set before training on it: labels, headers, pixels, images, preprocessing and a split in one page."
+    check_counts(0, images=images)
+    check_counts(2, folds=folds)
+    from rsna_ich.eda import eda as look, eda_table
+    from rsna_ich.labels import read_labels
+    tables = [o and eda_table(o, r) for o,r in ((headers, root), (test, None))]
+    res = look(out, tables[0], labels and read_labels(labels), tables[1], images=images, folds=folds, seed=seed)
+    for o in sorted(res['findings'], key=lambda o: -o['weight'])[:3]: say(o['text'])
+    say(f"{len(res['findings'])} findings → {out/'report.html'}")
 
 # %% ../nbs/17_cli.ipynb #3e815b77
 def labelled_slices(source, labels, root):

@@ -178,7 +178,7 @@ def group_counts(
     most,whole = g.max(),g.count().eq(g.size(), axis=0)
     return label_counts(most.where((most == 1) | whole))
 
-# %% ../nbs/09_eda_labels.ipynb #b531c64f
+# %% ../nbs/09_eda_labels.ipynb #a1b26819
 def label_runs(
     df:pd.DataFrame, # from `placed`
     label:str='any', # which
@@ -191,7 +191,7 @@ def label_runs(
     run = np.cumsum(yes & (new | ~np.roll(yes, 1)))
     step = df.position.diff().where(~new).groupby(series).transform('median')
     runs = df[yes].assign(step=step[yes]).groupby(run[yes]).agg(series=('series', 'first'), slices=('sop', 'size'), first=('position', 'first'), last=('position', 'last'), step=('step', 'first'))
-    return runs.assign(mm=runs['last'] - runs['first'] + runs.step)[['series', 'slices', 'mm']].reset_index(drop=True)
+    return runs.assign(mm=runs['last'] - runs['first'] + runs.step)[['series', 'slices', 'mm']].astype(dict(slices=int, mm=float)).reset_index(drop=True)
 
 def run_summary(
     df:pd.DataFrame, # from `placed`
@@ -199,7 +199,7 @@ def run_summary(
     "Runs of every label"
     rows = {l:label_runs(df, l) for l in LABELS}
     return pd.DataFrame({l:dict(series=r.series.nunique(), runs=len(r), runs_a_series=len(r)/max(r.series.nunique(), 1), slices=r.slices.median(), mm=r.mm.median(), alone=(r.slices == 1).mean())
-        for l,r in rows.items()}).T.rename_axis('label').astype(dict(series=int, runs=int))
+        for l,r in rows.items()}).T.rename_axis('label').astype(float).astype(dict(series=int, runs=int))
 
 # %% ../nbs/09_eda_labels.ipynb #0c25dc2a
 @draws(6, 2.8)
@@ -240,7 +240,7 @@ def plot_height(
     ax.grid()
     ax.legend(loc='center left', bbox_to_anchor=(1, .5))
 
-# %% ../nbs/09_eda_labels.ipynb #004be786
+# %% ../nbs/09_eda_labels.ipynb #3cd20311
 _ODD = dict(repeated_lines=('repeated lines', 'lines repeat an image that is there already, with the same label: they were dropped when the file was read', '', 35),
     repeated_images=('repeated images', 'rows have the id of an earlier row', 'fix', 95), any_without_subtype=('any without a subtype', 'images are positive for any and negative for all subtypes', 'look', 85),
     subtype_without_any=('subtype without any', 'images have a subtype though any is negative', 'look', 90), without_label=('no label', 'images have no label at all: they can be predicted, not learnt from', 'leave out', 40),
@@ -261,9 +261,9 @@ def _findings(n):
 def _place_findings(n):
     p,r = n['per_patient']['any'],n['runs']['any']
     if p['n']: yield Finding('patients', f"{p['positive']:,} of {p['n']:,} patients ({p['prevalence']:.1%}) have a haemorrhage in some slice: split by patient, not by slice.", p['positive'], 'flag', 62)
-    if r['runs']: yield Finding('runs', f"Positive slices come in runs, half of them {r['slices']:.0f} slices long or longer; {r['alone']:.0%} of the {r['runs']:,} runs are a single slice.", int(r['alone']*r['runs'] + .5), 'look' if r['alone'] > .5 else '', 45)
+    if r['runs']: yield Finding('runs', f"Positive slices come in runs, half of them {r['slices']:.0f} slices long or longer; {round(r['alone']*r['runs']):,} of {r['runs']:,} runs are a single slice.", int(r['alone']*r['runs'] + .5), 'look' if r['alone'] > .5 else '', 45)
 
-# %% ../nbs/09_eda_labels.ipynb #60488d4b
+# %% ../nbs/09_eda_labels.ipynb #e1769d09
 def _plain(df):
     "A table as a dict of rows, in JSON types"
     return {str(k):{c:None if pd.isna(v) else v.item() if hasattr(v, 'item') else v for c,v in row.items()} for k,row in df.to_dict('index').items()}
@@ -283,7 +283,7 @@ def _place_html(df):
     "What can be said of patients, runs and height"
     runs = run_summary(df).rename(index=LABEL_TITLES).reset_index().rename(columns=dict(runs_a_series='runs a series', slices='slices a run (median)', mm='mm a run (median)', alone='runs of one slice'))
     return f'''<h3>Patients</h3>{_counts_table(group_counts(df, 'patient'))}<h3>Runs along the head</h3>
-<p>A bleed goes through neighbouring slices. Counted over series of five slices or more, in the order of their position.</p>{html_table(runs, {'runs of one slice':'.0%', 'runs a series':'.2f', 'mm a run (median)':'.1f'})}
+<p>A bleed goes through neighbouring slices. Counted over series of five slices or more, in the order of their position.</p>{html_table(runs, {'runs of one slice':'.0%', 'runs a series':'.2f', 'slices a run (median)':'.1f', 'mm a run (median)':'.1f'})}
 {html_figures(figure_svg(plot_runs(df), 'histogram of the length of runs'), figure_svg(plot_height(by_height(df)), 'share of positives by height in the head'))}'''
 
 def labels_section(

@@ -94,7 +94,8 @@ def figure_svg(
     used = set(re.findall(r'#([\w-]+)[")]', svg))
     svg = re.sub(r' id="([\w-]+)"', lambda m: m[0] if m[1] in used else '', svg)
     for ink,var in _INKS.items(): svg = svg.replace(ink, var)
-    return svg.replace('<svg', f'<svg role="img" aria-label="{html.escape(alt)}"', 1)
+    broad = ' class="broad"' if fig.get_figwidth() > 6.6 else '' # stands alone in its line
+    return svg.replace('<svg', f'<svg{broad} role="img" aria-label="{html.escape(alt)}"', 1)
 
 # %% ../nbs/04_report.ipynb #5247441b
 ACTIONS = ('fix', 'flag', 'leave out', 'look', '') # what a finding asks for; '' where there is nothing to do
@@ -120,7 +121,7 @@ h1{margin:0 0 4px;font-size:1.7rem}h2{margin:40px 0 8px;font-size:1.2rem}p{max-w
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px;margin:20px 0}.card{background:var(--card);border-radius:8px;padding:12px 16px}
 .card b{display:block;font-size:1.6rem;font-variant-numeric:tabular-nums}.card span{color:var(--mut);font-size:.85rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}th,td{padding:4px 8px;font-size:.92rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}th:first-child,td:first-child,.txt{text-align:left}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:20px;align-items:start}.plot svg{width:100%;height:auto;font-family:system-ui,sans-serif}.plot svg text{font-family:inherit!important}.plot figcaption{color:var(--mut);font-size:.85rem}
+.plot{margin:16px 0}.plots .plot{margin:0}.plots{margin:16px 0;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:20px;align-items:start}.plot:has(>.broad){grid-column:1/-1}.plot svg{width:100%;height:auto;font-family:system-ui,sans-serif}.plot svg text{font-family:inherit!important}.plot figcaption{color:var(--mut);font-size:.85rem}
 .slices{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:16px}.slice{background:var(--card);border-radius:8px;overflow:hidden;font-size:.85rem}
 .trio{display:grid;grid-template-columns:repeat(3,1fr);gap:1px;background:#000}.trio figure{margin:0;position:relative}.trio img{width:100%;display:block}.trio figcaption{position:absolute;left:4px;bottom:2px;color:#fff;font-size:.7rem;text-shadow:0 0 3px #000}
 .slice div.t{padding:8px 12px}.yes{color:var(--ok);font-weight:600}.no{color:var(--bad);font-weight:600}code{font-size:.8rem}

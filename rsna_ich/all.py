@@ -19,6 +19,7 @@ from rsna_ich.eda_images import *
 from rsna_ich.eda_labels import *
 from rsna_ich.eda_pixels import *
 from rsna_ich.metrics import *
+from rsna_ich.calibrate import *
 from rsna_ich.eda import *
 from rsna_ich.learner import *
 from rsna_ich.infer import *

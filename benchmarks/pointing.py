@@ -16,11 +16,12 @@ def main():
         if not args.model: run_demo(tmp)
         learn = load_model(args.model or Path(tmp)/'model')
     size,res = learn.ct.item_size,{}
-    for name,least in (('layer of six pixels or more', 6), ('end of the body', 1)):
-        layer = feature_layer(learn, least)
-        table = pointing_table(learn, (phantom_study((args.seed, i), size) for i in range(args.studies)), layer)
-        print(f'{name}, {learn.arch}, {learn.chain.size} pixels, {args.studies} phantom studies of {size} pixels', table.round(3).to_string(), '', sep='\n')
-        res[name] = table.round(4).to_dict('index')
-    print(json.dumps(dict(benchmark='pointing', arch=learn.arch, size=learn.chain.size, studies=args.studies, seed=args.seed, **res)))
+    studies = [phantom_study((args.seed, i), size) for i in range(args.studies)]
+    print(f'{learn.arch}, {learn.chain.size} pixels, {args.studies} phantom studies of {size} pixels, {sum(len(o.hu) for o in studies)} slices')
+    for least in (1, 6, 12, 24):
+        table = pointing_table(learn, studies, feature_layer(learn, least))
+        print(f'map of {least} pixels or more' if least > 1 else 'the last map of the body', table.round(3).to_string(), sep='\n')
+        res[least] = table.round(4).to_dict('index')
+    print(json.dumps(dict(benchmark='pointing', arch=learn.arch, size=learn.chain.size, studies=args.studies, seed=args.seed, least=res)))
 
 if __name__ == '__main__': main()

@@ -6,13 +6,14 @@
 __all__ = ['REPORT_WINDOWS', 'join_labels', 'labelled', 'seen_patients', 'figures_of', 'study_table', 'coding_of', 'by_group',
            'confusion', 'plot_confusion', 'score', 'slice_losses', 'pick_slices', 'report_html', 'evaluate']
 
-# %% ../nbs/13_evaluate.ipynb #1be6af86
+# %% ../nbs/13_evaluate.ipynb #a90b3054
 import html, json
 from pathlib import Path
 import numpy as np, pandas as pd
 from matplotlib.figure import Figure
 from .calibrate import brier, ece, plot_reliability
-from .core import DataError, DicomError, LABEL_WEIGHTS, LABELS, SUBTYPES, write_whole
+from .core import DataError, DicomError, LABEL_WEIGHTS, LABELS, ModelError, SUBTYPES, write_whole
+from .explain import feature_layer, heat_image, heat_maps
 from .intervals import bootstrap
 from .labels import _some
 from .learner import patient_hash
@@ -147,34 +148,35 @@ def score(
     table = confusion(df)
     return res | dict(confusion=table.astype(object).where(table.notna(), None).to_dict('index'))
 
-# %% ../nbs/13_evaluate.ipynb #4d54c4a6
+# %% ../nbs/13_evaluate.ipynb #1d75a6f6
 def slice_losses(
     df:pd.DataFrame, # from `join_labels`
-)->pd.Series: # the challenge's weighted log loss of each row
+)->pd.DataFrame: # `loss`, the challenge's weighted log loss of each row, and `dearest`, the label that costs most of it
     "What each slice costs"
     p,t = _arrays(df)
     w = np.array(LABEL_WEIGHTS)*~np.isnan(t)
-    q = np.where(t == 1, p, 1-p).clip(1e-15)
-    return pd.Series(-(w*np.log(q)).sum(1)/w.sum(1), df.index)
+    cost = -w*np.log(np.where(t == 1, p, 1-p).clip(1e-15))
+    return pd.DataFrame(dict(loss=cost.sum(1)/w.sum(1), dearest=np.array(LABELS)[cost.argmax(1)]), df.index)
 
 def pick_slices(
     df:pd.DataFrame, # from `join_labels`
     n:int=20, # of the worst
     good:int=4, # of each other kind
-)->dict: # title: rows of `df`, with `loss`
+)->dict: # title: rows of `df`, with `slice_losses`
     "The most telling slices: the worst, and for `any` some found and some rightly left alone"
-    df = df.assign(loss=slice_losses(df)).sort_values('loss', ascending=False)
+    df = df.join(slice_losses(df)).sort_values('loss', ascending=False)
     sure = df[df.true_any.notna()].sort_values('any')
     pos,neg = sure[(sure.true_any == 1) & (sure['any'] >= .5)],sure[(sure.true_any == 0) & (sure['any'] < .5)]
     return {f'The worst {min(n, len(df))} slices, by their log loss':df.head(n), 'Found: haemorrhage with the highest probability':pos[::-1].head(good), 'Rightly left alone: the lowest probability':neg.head(good)}
 
-# %% ../nbs/13_evaluate.ipynb #1db6a291
+# %% ../nbs/13_evaluate.ipynb #b5929221
 def _pm(figures, k, label=None, spec='.3f'):
     "A figure with its interval, as text"
     v,pair = (o if label is None else o[label] for o in (figures[k], figures['intervals'][k]))
     return fmt(v, spec) + (f' ({pair[0]:{spec}}–{pair[1]:{spec}})' if pair and v is not None else '')
 
-_SHOWN = dict(auc='AUC', average_precision='average precision', sensitivity='sensitivity', specificity='specificity', precision='precision', accuracy='accuracy', ece='ECE', brier='Brier')
+_RANKING = dict(auc='AUC', average_precision='average precision', ece='ECE', brier='Brier score')
+_ANSWERS = dict(sensitivity='sensitivity (recall)', specificity='specificity', precision='precision', accuracy='accuracy')
 
 def _cards(figures):
     guess = figures['prevalence_log_loss']
@@ -184,14 +186,17 @@ def _cards(figures):
     if 'study' in figures: cards.append((fmt(figures['study']['auc']['any'], '.3f'), f"the same for {figures['study']['n_slices']:,} studies ({_pm(figures['study'], 'auc', 'any').partition('(')[2].rstrip(')')})"))
     return html_cards([*cards, (figures['n_slices'], f"slices of {fmt(figures['n_patients'])} patients")])
 
-# %% ../nbs/13_evaluate.ipynb #f6e8337f
-def _label_table(figures):
-    rows = [dict(label=l, n=figures['n_known'][l], positive=figures['n_positive'][l]) | {t:_pm(figures, k, l) for k,t in _SHOWN.items()} for l in LABELS]
+# %% ../nbs/13_evaluate.ipynb #f93c4b6e
+def _label_table(figures, shown):
+    rows = [dict(label=l, n=figures['n_known'][l], positive=figures['n_positive'][l]) | {t:_pm(figures, k, l) for k,t in shown.items()} for l in LABELS]
     return html_table(pd.DataFrame(rows))
 
+def _label_tables(figures): return _label_table(figures, _RANKING) + '<p class=mut>Answers at a threshold of 0.5:</p>' + _label_table(figures, _ANSWERS)
+
+# %% ../nbs/13_evaluate.ipynb #edc6e7a0
 def _group_table(groups, name):
     rows = [{name:k, 'slices':o['n_slices'], 'patients':o['n_patients'], 'positive':o['n_positive']['any'], 'weighted log loss':_pm(o, 'weighted_log_loss', None, '.4f'),
-        'guessing':o['prevalence_log_loss'], 'AUC of any':_pm(o, 'auc', 'any'), 'average precision of any':_pm(o, 'average_precision', 'any'), 'ECE of any':_pm(o, 'ece', 'any')} for k,o in groups.items()]
+        'guessing':o['prevalence_log_loss'], 'AUC of any':_pm(o, 'auc', 'any'), 'ECE of any':_pm(o, 'ece', 'any')} for k,o in groups.items()]
     return html_table(pd.DataFrame(rows), {'guessing':'.4f'})
 
 def _points_table(df, thresholds):
@@ -206,28 +211,38 @@ def _points_table(df, thresholds):
     table = table[['label', 'chosen for', 'threshold', 'sensitivity', 'specificity', 'precision', 'F1']]
     return html_table(table, dict.fromkeys(table.columns[2:], '.3f'))
 
-# %% ../nbs/13_evaluate.ipynb #f46bac54
+# %% ../nbs/13_evaluate.ipynb #5634459a
 REPORT_WINDOWS = ('brain', 'subdural', 'brain_bone')
 
 def _said(row):
     right = lambda l: 'yes' if (row[l] >= .5) == (row[f'true_{l}'] == 1) else 'no'
     return ' · '.join(f'{l} <span class={right(l)}>{row[l]:.0%}</span>' for l in LABELS if row[l] >= .05 or row[f'true_{l}'] == 1) or 'all below 5%'
 
-def _slice_card(row, root):
-    try: hu = read_slice(Path(root)/row.path, 256)
-    except DicomError as e: return f'<div class=slice><div class=t>{html.escape(str(e))}</div></div>'
-    trio = ''.join(f'<figure><img src="{slice_image(hu, w)}" alt="{w} window"><figcaption>{w.replace("_", " ")}</figcaption></figure>' for w in REPORT_WINDOWS)
-    true = ', '.join(l for l in LABELS if row[f'true_{l}'] == 1) or 'no haemorrhage'
-    return f'<div class=slice><div class=trio>{trio}</div><div class=t><code>{html.escape(str(row.sop))}</code> loss {row.loss:.2f}<br>true: {true}<br>model: {_said(row)}</div></div>'
+def _picture(src, text): return f'<figure><img src="{src}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
-def _gallery(df, root):
-    out = []
+def _slice_card(row, root, learn, layer):
+    try: hu = read_slice(Path(root)/row.path, 256 if layer is None else learn.ct.item_size)
+    except DicomError as e: return f'<div class=slice><div class=t>{html.escape(str(e))}</div></div>'
+    views = [_picture(slice_image(hu, w), w.replace('_', ' ')) for w in REPORT_WINDOWS]
+    if layer is not None: views.append(_picture(heat_image(hu, heat_maps(learn, hu[None], row.dearest, layer)[0].cpu()), f'for {row.dearest}'))
+    true = ', '.join(l for l in LABELS if row[f'true_{l}'] == 1) or 'no haemorrhage'
+    return f'''<div class=slice><div class=trio style="grid-template-columns:repeat({4 if len(views) > 3 else 3},1fr)">{''.join(views)}</div>
+<div class=t><code>{html.escape(str(row.sop))}</code> loss {row.loss:.2f}<br>true: {true}<br>model: {_said(row)}</div></div>'''
+
+# %% ../nbs/13_evaluate.ipynb #4f2f534b
+def _layer(learn):
+    "Where heat maps come from; None where there are none"
+    try: return feature_layer(learn) if learn is not None else None
+    except ModelError: return None
+
+def _gallery(df, root, learn):
+    out,layer = [],_layer(learn)
     for title,rows in pick_slices(df).items():
-        cards = ''.join(_slice_card(r, root) for _,r in rows.iterrows())
+        cards = ''.join(_slice_card(r, root, learn, layer) for _,r in rows.iterrows())
         out.append(f"<h2>{title}</h2>" + (f'<div class=slices>{cards}</div>' if len(rows) else '<p class=mut>None.</p>'))
     return ''.join(out)
 
-# %% ../nbs/13_evaluate.ipynb #dc8c1710
+# %% ../nbs/13_evaluate.ipynb #c7e194a7
 _UNITS = dict(patient='patients', study='studies, as patients are not known', sop='slices, as patients are not known: too narrow, for slices of one head are alike')
 
 def _notes(figures, seen):
@@ -238,8 +253,9 @@ def _notes(figures, seen):
 def _plots(df, figures):
     p,t = _arrays(df)
     curves = html_figures(*(figure_svg(f(p, t), f'{name} curves of the six labels') for f,name in ((plot_roc, 'ROC'), (plot_pr, 'precision-recall'))))
-    reliable = html_figures(figure_svg(plot_reliability(p, t), 'what the model says against what is seen'), figure_svg(plot_confusion(confusion(df)), 'which subtype is said when another is true'))
-    return f'<h2>Curves</h2>{curves}<h2>Calibration, and which subtype is taken for which</h2>{reliable}'
+    reliable = html_figures(figure_svg(plot_reliability(p, t), 'what the model says against what is seen'))
+    subtypes = html_figures(figure_svg(plot_confusion(confusion(df)), 'which subtype is said when another is true'), '')
+    return f'<h2>Curves</h2>{curves}<h2>Calibration</h2>{reliable}<h2>Which subtype is taken for which, at a threshold of 0.5</h2>{subtypes}'
 
 def report_html(
     df:pd.DataFrame, # from `join_labels`
@@ -247,18 +263,18 @@ def report_html(
     root=None, # the folder that `path` is relative to; without it no slices are drawn
     title:str='Evaluation', # of the page
     seen:int=0, # patients among these that the model was trained on, from `seen_patients`
-    thresholds:dict=None, # the model's operating points
+    learn=None, # the `ICHLearner` that made the predictions, for its operating points and heat maps
 )->str: # a whole HTML page
     "The evaluation as one self-contained page"
     flatter,note = _notes(figures, seen)
-    parts = [flatter, _cards(figures), note, '<h2>By label, slice by slice, at a threshold of 0.5</h2>', _label_table(figures)]
-    if thresholds: parts += ["<h2>At the thresholds that the model carries</h2><p class=mut>Chosen on the model's own validation patients; what they do here:</p>", _points_table(df, thresholds)]
-    if 'study' in figures: parts += ['<h2>By label, study by study</h2><p class=mut>The score of a study is the largest of its slices\', and so is its truth.</p>', _label_table(figures['study'])]
+    parts = [flatter, _cards(figures), note, '<h2>By label, slice by slice</h2>', _label_tables(figures)]
+    if learn is not None and learn.calibration: parts += ["<h2>At the thresholds that the model carries</h2><p class=mut>Chosen on the model's own validation patients; what they do here:</p>", _points_table(df, learn.calibration['thresholds'])]
+    if 'study' in figures: parts += ['<h2>By label, study by study</h2><p class=mut>The score of a study is the largest of its slices\', and so is its truth.</p>', _label_tables(figures['study'])]
     for k,name in (('by_source', 'source'), ('by_coding', 'coding')):
         if k in figures: parts += [f'<h2>By {name}</h2>', _group_table(figures[k], name)]
-    return html_page(title, ''.join([*parts, _plots(df, figures), _gallery(df, root) if root is not None else '']))
+    return html_page(title, ''.join([*parts, _plots(df, figures), _gallery(df, root, learn) if root is not None else '']))
 
-# %% ../nbs/13_evaluate.ipynb #0a357e0b
+# %% ../nbs/13_evaluate.ipynb #2d8a8a5c
 def evaluate(
     preds:pd.DataFrame, # a prediction table
     labels:pd.DataFrame, # a label table
@@ -266,15 +282,14 @@ def evaluate(
     root=None, # the folder that the predictions' `path` is relative to, for the gallery
     title:str='Evaluation', # of the report
     headers:pd.DataFrame=None, # the files' header table, for figures by coding
-    learn=None, # the `ICHLearner` that made the predictions: for its thresholds, and for patients that it was trained on
+    learn=None, # the `ICHLearner` that made the predictions: for its thresholds, heat maps, and the patients that it was trained on
     draws:int=1000, # of the bootstrap
 )->dict: # what `metrics.json` holds
     "Score `preds`, and write the figures and the report"
     df = join_labels(preds, labels)
     seen = seen_patients(df, learn) if learn is not None and 'patient' in df else 0
     figures = score(preds, labels, headers, draws) | dict(n_training_patients=seen)
-    thresholds = learn.calibration['thresholds'] if learn is not None and learn.calibration else None
-    page = report_html(df, figures, root, title, seen, thresholds)
+    page = report_html(df, figures, root, title, seen, learn)
     with write_whole(Path(out)/'metrics.json') as tmp: tmp.write_text(json.dumps(figures, indent=2))
     with write_whole(Path(out)/'report.html') as tmp: tmp.write_text(page, encoding='utf-8')
     return figures

@@ -16,17 +16,18 @@ from .plots import LABEL_TITLES, draws, panels
 from .report import data_uri
 from .windows import CropHead
 
-# %% ../nbs/12_explain.ipynb #574367f2
+# %% ../nbs/12_explain.ipynb #b43951b4
 def feature_layer(
     learn, # an `ICHLearner`
-    least:int=6, # pixels a side of its output; the end of the body when no layer has as many
+    least:int=12, # pixels a side of its output; the end of the body when no layer has as many
 )->torch.nn.Module:
     "The last part of the body that still knows places; a `ModelError` when the body ends without a map"
     body,outputs = learn.model[0],[]
     def note(m, _, out):
         if isinstance(out, torch.Tensor) and out.ndim == 4: outputs.append((m, min(out.shape[-2:])))
     hooks = [m.register_forward_hook(note) for m in body.modules()]
-    x = torch.zeros(1, learn.chain.n_channels, learn.chain.size, learn.chain.size, device=next(learn.model.parameters()).device)
+    side = learn.chain.size or learn.ct.item_size
+    x = torch.zeros(1, learn.chain.n_channels, side, side, device=next(learn.model.parameters()).device)
     try:
         with torch.no_grad(): learn.model.eval()(x)
     finally:

@@ -11,7 +11,6 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from .archive import is_archive
 from .core import DataError, DicomError, LABELS, RESEARCH_ONLY, progress
-from .data import correct_prior
 from .headers import load_headers, scan, scan_paths
 from .learner import ICHLearner, Views, load_model
 from .pixels import SliceReader, ahead, changed_pixels
@@ -37,7 +36,7 @@ def _probs(learn, model, batch):
     if not keep: return res
     px = torch.from_numpy(b.px).to(learn.dls.device)
     hu = b.hu(learn.ct.item_size, px)
-    res[keep] = correct_prior(model(learn.chain.to(px.device)(hu)).float().sigmoid().cpu().numpy(), learn.negatives_kept)
+    res[keep] = learn.answer(model(learn.chain.to(px.device)(hu)).float().sigmoid().cpu().numpy())
     return res
 
 def _batches(reader, bs):

@@ -275,7 +275,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'rsna_ich.eda.eda_sections': ('eda.html#eda_sections', 'rsna_ich/eda.py'),
                               'rsna_ich.eda.eda_table': ('eda.html#eda_table', 'rsna_ich/eda.py'),
                               'rsna_ich.eda.has_files': ('eda.html#has_files', 'rsna_ich/eda.py'),
-                              'rsna_ich.eda.what_to_do': ('eda.html#what_to_do', 'rsna_ich/eda.py')},
+                              'rsna_ich.eda.todo_table': ('eda.html#todo_table', 'rsna_ich/eda.py')},
             'rsna_ich.eda_headers': { 'rsna_ich.eda_headers._aligned': ('eda_headers.html#_aligned', 'rsna_ich/eda_headers.py'),
                                       'rsna_ich.eda_headers._bins': ('eda_headers.html#_bins', 'rsna_ich/eda_headers.py'),
                                       'rsna_ich.eda_headers._coding_names': ('eda_headers.html#_coding_names', 'rsna_ich/eda_headers.py'),

@@ -19,7 +19,7 @@ from .dicom import broken_coding
 from .headers import HEADER_COLS, ID_COLS, slice_position
 from .labels import wilson
 from .plots import ACCENT, ALARM, AMOUNT, INK, LABEL_TITLES, MUTED, draws, panels, plot_bars
-from .report import Finding, Section, coding_title, figure_svg, fmt, html_figures, html_table
+from .report import Finding, Section, coding_title, figure_svg, html_figures, html_table
 
 # %% ../nbs/09_eda_headers.ipynb #46bf2668
 def _series_code(df):

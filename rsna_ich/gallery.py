@@ -18,7 +18,7 @@ from .core import DicomError, LABELS, SUBTYPES
 from .dicom import broken_coding, read_dicom, read_hu, stored_pixels, to_hu, window_hu
 from .headers import file_paths, slice_position, table_root
 from .plots import INK, LABEL_TITLES, draws, panels
-from .report import coding_title, data_uri
+from .report import data_uri
 
 # %% ../nbs/08_gallery.ipynb #a731822a
 def gallery_table(

@@ -333,6 +333,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'rsna_ich.eda_images.thin_out': ('eda_images.html#thin_out', 'rsna_ich/eda_images.py'),
                                      'rsna_ich.eda_images.view_pictures': ('eda_images.html#view_pictures', 'rsna_ich/eda_images.py')},
             'rsna_ich.eda_labels': { 'rsna_ich.eda_labels._counts_table': ('eda_labels.html#_counts_table', 'rsna_ich/eda_labels.py'),
+                                     'rsna_ich.eda_labels._figures': ('eda_labels.html#_figures', 'rsna_ich/eda_labels.py'),
                                      'rsna_ich.eda_labels._findings': ('eda_labels.html#_findings', 'rsna_ich/eda_labels.py'),
                                      'rsna_ich.eda_labels._names': ('eda_labels.html#_names', 'rsna_ich/eda_labels.py'),
                                      'rsna_ich.eda_labels._numbers': ('eda_labels.html#_numbers', 'rsna_ich/eda_labels.py'),

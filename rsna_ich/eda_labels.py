@@ -143,15 +143,17 @@ def plot_cooccurrence(
     plot_heat(off, 'Phi correlation', '.3f', signed=True, ax=right)
     right.set_yticks([])
 
-# %% ../nbs/09_eda_labels.ipynb #efa7435e
+# %% ../nbs/09_eda_labels.ipynb #b887e026
 def label_oddities(
     labels:pd.DataFrame, # a label table
 )->dict: # name: number of images (of lines, for `repeated_lines`)
     "What a label table contains that it shouldn't"
     v = labels[list(LABELS)]
     sub,none = (v[list(SUBTYPES)] == 1).any(axis=1),(v[list(SUBTYPES)] == 0).all(axis=1)
-    return {k:int(n) for k,n in dict(repeated_lines=labels.attrs.get('repeats', 0), repeated_images=labels.sop.duplicated().sum(), any_without_subtype=((v['any'] == 1) & none).sum(),
-        subtype_without_any=((v['any'] == 0) & sub).sum(), without_label=v.isna().all(axis=1).sum(), partly_unknown=(v.isna().any(axis=1) & v.notna().any(axis=1)).sum()).items()}
+    lost,some = v.isna().all(axis=1),v.isna().any(axis=1)
+    found = dict(repeated_lines=labels.attrs.get('repeats', 0), repeated_images=labels.sop.duplicated().sum(), any_without_subtype=((v['any'] == 1) & none).sum(),
+        subtype_without_any=((v['any'] == 0) & sub).sum(), without_label=lost.sum(), partly_unknown=(some & ~lost).sum())
+    return {k:int(n) for k,n in found.items()}
 
 # %% ../nbs/09_eda_labels.ipynb #dc9970f7
 def placed(
@@ -178,7 +180,7 @@ def group_counts(
     most,whole = g.max(),g.count().eq(g.size(), axis=0)
     return label_counts(most.where((most == 1) | whole))
 
-# %% ../nbs/09_eda_labels.ipynb #a1b26819
+# %% ../nbs/09_eda_labels.ipynb #53b40bc1
 def label_runs(
     df:pd.DataFrame, # from `placed`
     label:str='any', # which
@@ -198,8 +200,8 @@ def run_summary(
 )->pd.DataFrame: # a row a label: `series` with it, `runs`, runs a series, slices and mm of a run (median), share of runs of one slice
     "Runs of every label"
     rows = {l:label_runs(df, l) for l in LABELS}
-    return pd.DataFrame({l:dict(series=r.series.nunique(), runs=len(r), runs_a_series=len(r)/max(r.series.nunique(), 1), slices=r.slices.median(), mm=r.mm.median(), alone=(r.slices == 1).mean())
-        for l,r in rows.items()}).T.rename_axis('label').astype(float).astype(dict(series=int, runs=int))
+    of = lambda r,n: dict(series=n, runs=len(r), runs_a_series=len(r)/max(n, 1), slices=r.slices.median(), mm=r.mm.median(), alone=(r.slices == 1).mean())
+    return pd.DataFrame({l:of(r, r.series.nunique()) for l,r in rows.items()}).T.rename_axis('label').astype(float).astype(dict(series=int, runs=int))
 
 # %% ../nbs/09_eda_labels.ipynb #0c25dc2a
 @draws(6, 2.8)
@@ -263,17 +265,18 @@ def _place_findings(n):
     if p['n']: yield Finding('patients', f"{p['positive']:,} of {p['n']:,} patients ({p['prevalence']:.1%}) have a haemorrhage in some slice: split by patient, not by slice.", p['positive'], 'flag', 62)
     if r['runs']: yield Finding('runs', f"Positive slices come in runs, half of them {r['slices']:.0f} slices long or longer; {round(r['alone']*r['runs']):,} of {r['runs']:,} runs are a single slice.", int(r['alone']*r['runs'] + .5), 'look' if r['alone'] > .5 else '', 45)
 
-# %% ../nbs/09_eda_labels.ipynb #e1769d09
+# %% ../nbs/09_eda_labels.ipynb #9ad62e6e
 def _plain(df):
     "A table as a dict of rows, in JSON types"
     return {str(k):{c:None if pd.isna(v) else v.item() if hasattr(v, 'item') else v for c,v in row.items()} for k,row in df.to_dict('index').items()}
 
 def _numbers(labels):
     pairs = strongest_pairs(phi(labels))
-    return dict(images=len(labels), labels=_plain(label_counts(labels)), subtypes_per_image=subtypes_per_image(labels).tolist(), phi_pairs=[dict(r, phi=round(r['phi'], 4)) for r in pairs.to_dict('records')],
-        cooccurrence={k:{c:int(v) for c,v in r.items()} for k,r in cooccurrence(labels).to_dict('index').items()}, oddities=label_oddities(labels),
+    return dict(images=len(labels), labels=_plain(label_counts(labels)), subtypes_per_image=subtypes_per_image(labels).tolist(),
+        phi_pairs=[dict(r, phi=round(r['phi'], 4)) for r in pairs.to_dict('records')], cooccurrence=_plain(cooccurrence(labels)), oddities=label_oddities(labels),
         combinations=[dict(subtypes=[l for l in SUBTYPES if r[l]], images=int(r['images'])) for r in label_combinations(labels).to_dict('records')])
 
+# %% ../nbs/09_eda_labels.ipynb #09b5dcdf
 def _counts_table(counts):
     df = counts.rename(index=LABEL_TITLES).rename_axis('label').reset_index()
     df['95% interval'] = [None if pd.isna(a) else f'{a:.2%} to {b:.2%}' for a,b in zip(df.low, df.high)]
@@ -286,6 +289,15 @@ def _place_html(df):
 <p>A bleed goes through neighbouring slices. Counted over series of five slices or more, in the order of their position.</p>{html_table(runs, {'runs of one slice':'.0%', 'runs a series':'.2f', 'slices a run (median)':'.1f', 'mm a run (median)':'.1f'})}
 {html_figures(figure_svg(plot_runs(df), 'histogram of the length of runs'), figure_svg(plot_height(by_height(df)), 'share of positives by height in the head'))}'''
 
+def _figures(labels, known):
+    "Figures that need labels only; `known` counts images by their number of subtypes"
+    figures = [(plot_prevalence(label_counts(labels)), 'prevalence of each label')]
+    if not sum(known): return html_figures(*(figure_svg(*o) for o in figures))
+    figures.append((plot_bars(pd.Series(known, list(map(str, range(6)))), 'Subtypes in an image', f'images, of {sum(known):,} where all are known'), 'number of subtypes in an image'))
+    if sum(known[1:]): figures += [(plot_combinations(label_combinations(labels)), 'combinations of subtypes'), (plot_cooccurrence(labels), 'counts and correlation of pairs of subtypes')]
+    return html_figures(*(figure_svg(*o) for o in figures))
+
+# %% ../nbs/09_eda_labels.ipynb #165eb361
 def labels_section(
     labels:pd.DataFrame, # a label table
     headers:pd.DataFrame=None, # a header table, for patients, runs and height
@@ -295,12 +307,9 @@ def labels_section(
     findings,place = list(_findings(n)),''
     if headers is not None and headers.patient.notna().any():
         df = placed(labels, headers)
-        n |= dict(per_patient=_plain(group_counts(df, 'patient')), per_study=_plain(group_counts(df, 'study')), runs=_plain(run_summary(df)), height=_plain(by_height(df).round(6)))
+        n |= dict(per_patient=_plain(group_counts(df, 'patient')), per_study=_plain(group_counts(df, 'study')), runs=_plain(run_summary(df)))
+        n['height'] = _plain(by_height(df).round(6))
         findings,place = findings + list(_place_findings(n)),_place_html(df)
-    known = n['subtypes_per_image']
-    per = plot_bars(pd.Series(known, [f'{i}' for i in range(6)]), 'Subtypes in an image', f'images, of {sum(known):,} where all are known') if sum(known) else None
-    figures = [figure_svg(plot_prevalence(label_counts(labels)), 'prevalence of each label')] + ([] if per is None else [figure_svg(per, 'number of subtypes in an image')])
-    wide = [figure_svg(f, t) for f,t in ((plot_combinations(label_combinations(labels)), 'combinations of subtypes'), (plot_cooccurrence(labels), 'counts and correlation of pairs of subtypes'))] if sum(known[1:]) else []
     odd = html_table(pd.DataFrame([(k.replace('_', ' '), v) for k,v in n['oddities'].items()], columns=['what', 'number']))
-    html = f"{_counts_table(label_counts(labels))}{html_figures(*figures)}{''.join(f'<div class=plot>{o}</div>' for o in wide)}<h3>Oddities</h3>{odd}{place}"
+    html = f"{_counts_table(label_counts(labels))}{_figures(labels, n['subtypes_per_image'])}<h3>Oddities</h3>{odd}{place}"
     return Section('labels', 'Labels', html, findings, n)

@@ -19,7 +19,7 @@ def tables(csv, headers, files, rows, out):
     sops = sops[~sops.isin(real.sop)].to_numpy(object)[:rows]
     again,rng = np.arange(rows)//len(like),np.random.default_rng(0)
     df = like.iloc[np.arange(rows) % len(like)].reset_index(drop=True)
-    df = df.assign(**{c:df[c] + '_' + again.astype(str) for c in ('patient', 'study', 'series')}, path=[f'{i}.dcm' for i in range(rows)])
+    df = df.assign(**{c:df[c] + '_' + again.astype(str) for c in ('patient', 'study', 'series')}, path=np.resize(real.path.to_numpy(object), rows))
     df['sop'] = np.r_[sops, [f'ID_more{i}' for i in range(rows-len(sops))]]
     stats = [c for c in real if c not in HEADER_COLS]
     some = real[stats].iloc[rng.integers(0, len(real), rows)].reset_index(drop=True)

@@ -29,13 +29,16 @@ def eda_table(
         return df
     return load_headers(source, root) if source.suffix in ('.parquet', '.csv', '.gz') else scan(source)
 
-# %% ../nbs/10_eda.ipynb #6068323d
+# %% ../nbs/10_eda.ipynb #2e871b30
 def _joined(headers, labels):
     "The usable slices with their labels"
-    df = headers[headers.error.isna()].merge(labels[['sop', *LABELS]], on='sop')
-    if not len(df): raise DataError(f'no file has a label: files are called {_some(headers.sop.dropna(), 2)}, labels {_some(labels.sop, 2)}; do they belong together?')
-    df.attrs = dict(headers.attrs)
-    return df
+    some = [c for c in ('sop', 'patient', 'study', 'series', 'hu_hash') if c in headers]
+    return headers.loc[headers.error.isna(), some].merge(labels[['sop', *LABELS]], on='sop')
+
+def _check_joined(headers, labels):
+    "A `DataError` unless there is a usable file with a label"
+    if not (headers.error.isna() & headers.sop.isin(labels.sop)).any():
+        raise DataError(f'no file has a label: files are called {_some(headers.sop.dropna(), 2)}, labels {_some(labels.sop, 2)}; do they belong together?')
 
 def has_files(
     headers:pd.DataFrame, # a header table
@@ -44,7 +47,7 @@ def has_files(
     root = headers.attrs.get('root')
     return root is not None and (Path(root).is_file() or any((Path(root)/o).is_file() for o in headers.path[headers.error.isna()].head(3)))
 
-# %% ../nbs/10_eda.ipynb #238ca8a4
+# %% ../nbs/10_eda.ipynb #3fa2b096
 def eda_sections(
     headers=None, # a header table, or None
     labels=None, # a label table, or None
@@ -55,7 +58,7 @@ def eda_sections(
 ): # an iterator of `report.Section`
     "The sections that can be made of what is given"
     if headers is None and labels is None: raise DataError('there is nothing to look at; give a header table, labels, or both')
-    joined = None if headers is None or labels is None else _joined(headers, labels)
+    if headers is not None and labels is not None: _check_joined(headers, labels)
     if labels is not None:
         from rsna_ich.eda_labels import labels_section
         yield labels_section(labels, headers)
@@ -63,9 +66,9 @@ def eda_sections(
         from rsna_ich.eda_headers import headers_section
         yield headers_section(headers, labels, test)
     yield from _picture_sections(headers, labels, images, seed)
-    if joined is not None and joined.patient.notna().all() and joined.patient.nunique() >= folds:
+    if headers is not None and labels is not None:
         from rsna_ich.splits import split_section
-        yield split_section(joined, folds, seed)
+        yield split_section(_joined(headers, labels), folds, seed)
 
 def _picture_sections(headers, labels, images, seed):
     if headers is None: return

@@ -16,6 +16,8 @@ from .report import Finding, Section, coding_title, figure_svg, html_cards, html
 from .stats import STAT_COLS
 
 # %% ../nbs/09_eda_pixels.ipynb #42f768d1
+_NEEDED = ('sop', 'patient', 'bits_stored', 'pixel_representation', 'intercept', *STAT_COLS, *LABELS)
+
 def labelled_pixels(
     table:pd.DataFrame, # with `sop` and `stats.STAT_COLS`
     labels:pd.DataFrame=None, # from `read_labels`; the table's own label columns, if any, when None
@@ -23,7 +25,7 @@ def labelled_pixels(
     "Put statistics and labels side by side"
     lost = [c for c in STAT_COLS if c not in table]
     if lost: raise DataError(f"the table has no {', '.join(lost[:3])}; make one with `rsna_ich scan --pixels`, or take the index of a store")
-    df = table[table.hu_hash.notna()]
+    df = table.loc[table.hu_hash.notna(), [c for c in table if c in _NEEDED]]
     if labels is None: return df.assign(**{l:np.nan for l in LABELS if l not in df})
     return df.drop(columns=[l for l in LABELS if l in df]).merge(labels[['sop', *LABELS]].drop_duplicates('sop'), on='sop', how='left')
 

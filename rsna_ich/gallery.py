@@ -21,15 +21,18 @@ from .plots import INK, LABEL_TITLES, draws, panels
 from .report import data_uri
 
 # %% ../nbs/08_gallery.ipynb #a731822a
+_NEEDED = '''sop patient study series path rows cols frames bits_stored pixel_representation slope intercept window_center window_width n_windows
+    x y z ix iy iz jx jy jz error'''.split()
+
 def gallery_table(
     headers:pd.DataFrame, # a header table
     labels:pd.DataFrame=None, # a label table; all labels are unknown when None
-)->pd.DataFrame: # the header table with `LABELS`, and `height` in its series, 0 the lowest to 1 the highest, NaN where that is unknown
+)->pd.DataFrame: # the columns that a gallery needs, with `LABELS`, and `height` in its series, 0 the lowest to 1 the highest, NaN where that is unknown
     "What slices are chosen from"
     at = pd.Series(slice_position(headers), headers.index)
     g = at.groupby([headers.study, headers.series])
     lo,hi = g.transform('min'),g.transform('max')
-    df = headers.drop(columns=[l for l in LABELS if l in headers]).assign(height=((at-lo)/(hi-lo)).where(hi > lo))
+    df = headers[_NEEDED].assign(height=((at-lo)/(hi-lo)).where(hi > lo))
     known = labels.set_index('sop')[list(LABELS)].reindex(df.sop).to_numpy(np.float32) if labels is not None else np.full((len(df), len(LABELS)), np.nan, np.float32)
     res = pd.concat([df, pd.DataFrame(known, df.index, list(LABELS))], axis=1)
     res.attrs = {'root':table_root(headers)}

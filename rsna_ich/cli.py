@@ -164,6 +164,7 @@ def train(
     size:int=256, # Pixels a side that the network sees (a store has decided that already)
     windows:str='brain subdural brain_bone', # CT windows, one channel each: names or width,level
     crop:bool=True, # Crop to the head (a store has decided that already)
+    neighbours:int=0, # So many slices before and after each one are channels too, 0 to 5
     epochs:int=4, # Passes over the training slices, after one with a frozen body when pretrained
     lr:float|None=None, # Highest learning rate; found by a test when not given
     bs:int=64, # Batch size
@@ -175,7 +176,7 @@ def train(
     root:Path|None=None): # Where the files are now, if they have moved since the scan
     "Train a model on the labelled slices, holding back whole patients to measure it."
     check_counts(size=size, epochs=epochs, bs=bs)
-    check_counts(0, fold=fold, workers=workers, seed=seed)
+    check_counts(0, fold=fold, workers=workers, seed=seed, neighbours=neighbours)
     if lr is not None and not 0 < lr < 100: raise DataError(f'--lr must be above 0 and below 100, not {lr:g}')
     chans = parse_windows(windows)
     from rsna_ich.labels import read_labels
@@ -190,7 +191,7 @@ def train(
     df = slice_table(table, known)
     say(f"{len(df)} labelled slices of {df.patient.nunique()} patients; left out: {df.attrs['unlabelled']} without labels, {df.attrs['errors']} that can't be read")
     learn = train_model(df, out, arch, store.settings['size'] if store else size, chans, epochs, lr, pretrained, bs, folds, fold, crop, negatives, store,
-        workers, seed)
+        workers, seed, neighbours=neighbours)
     res = learn.saved_metrics['validation']
     say(f"held-back patients: weighted log loss {res['weighted_log_loss']:.4f} (guessing: {res['prevalence_log_loss']:.4f}), {res['n_slices']} slices → {out}")
 

@@ -21,6 +21,7 @@ from rsna_ich.eda_pixels import *
 from rsna_ich.metrics import *
 from rsna_ich.eda import *
 from rsna_ich.learner import *
+from rsna_ich.series import *
 from rsna_ich.infer import *
 from rsna_ich.evaluate import *
 from rsna_ich.demo import *

@@ -165,6 +165,8 @@ def train(
     windows:str='brain subdural brain_bone', # CT windows, one channel each: names or width,level
     crop:bool=True, # Crop to the head (a store has decided that already)
     neighbours:int=0, # So many slices before and after each one are channels too, 0 to 5
+    context:bool=False, # Teach a series model on the held-back patients, and keep it if it is worth it
+    all_folds:bool=False, # Train a model for each part of the patients, to be used together; goes on where it was stopped
     epochs:int=4, # Passes over the training slices, after one with a frozen body when pretrained
     lr:float|None=None, # Highest learning rate; found by a test when not given
     bs:int=64, # Batch size
@@ -187,13 +189,22 @@ def train(
         store = Store(source)
     table = load_headers(source, root) if store is None else store.index
     from rsna_ich.data import slice_table
-    from rsna_ich.learner import train_model
     df = slice_table(table, known)
     say(f"{len(df)} labelled slices of {df.patient.nunique()} patients; left out: {df.attrs['unlabelled']} without labels, {df.attrs['errors']} that can't be read")
-    learn = train_model(df, out, arch, store.settings['size'] if store else size, chans, epochs, lr, pretrained, bs, folds, fold, crop, negatives, store,
-        workers, seed, neighbours=neighbours)
-    res = learn.saved_metrics['validation']
-    say(f"held-back patients: weighted log loss {res['weighted_log_loss']:.4f} (guessing: {res['prevalence_log_loss']:.4f}), {res['n_slices']} slices → {out}")
+    options = dict(arch=arch, size=store.settings['size'] if store else size, windows=chans, epochs=epochs, lr=lr, pretrained=pretrained, bs=bs, crop=crop, negatives=negatives,
+        num_workers=workers, neighbours=neighbours)
+    if all_folds:
+        from rsna_ich.series import train_folds
+        res,whom = train_folds(df, out, folds, context, store, seed, **options),'out-of-fold'
+    else:
+        from rsna_ich.learner import train_model
+        learn = train_model(df, out, n_folds=folds, fold=fold, store=store, seed=seed, **options)
+        res,whom = learn.saved_metrics['validation'],'held-back patients'
+    say(f"{whom}: weighted log loss {res['weighted_log_loss']:.4f} (guessing: {res['prevalence_log_loss']:.4f}), {res['n_slices']} slices → {out}")
+    if context and not all_folds:
+        from rsna_ich.series import load_detector, save_context
+        figures = save_context(load_detector(out), df, out, store, seed)
+        say(f"in the context of the series: {figures['series']['weighted_log_loss']:.4f}")
 
 # %% ../nbs/17_cli.ipynb #a323e3ec
 @command
@@ -239,11 +250,11 @@ def evaluate(
     table,known = load_headers(headers, root),read_labels(labels)
     from rsna_ich.evaluate import evaluate as judge, labelled, seen_patients
     from rsna_ich.infer import predict as ask
-    from rsna_ich.learner import load_model
-    table,learn = labelled(table, known),load_model(model)
-    seen = seen_patients(table, learn)
+    from rsna_ich.series import load_detectors
+    table,learns = labelled(table, known),load_detectors(model)
+    seen = max(seen_patients(table, o) for o in learns)
     if seen: say(f'warning: the model was trained on {seen} of these {table.patient.nunique()} patients, so the figures will flatter it')
-    df = ask(table, learn, tta)
+    df = ask(table, learns, tta)
     save_predictions(df, out/'predictions.csv')
     res = judge(df, known, out, table.attrs['root'], seen=seen)
     say(f"weighted log loss {res['weighted_log_loss']:.4f} (guessing: {res['prevalence_log_loss']:.4f}), {res['n_slices']} slices → {out/'report.html'}")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OFFLINE', 'HU_RULES', 'ICHLearner', 'set_chain', 'check_arch', 'offline_weights', 'build_model', 'check_size',
-           'ich_learner', 'ProgressiveSize', 'Views', 'fingerprint', 'patient_hash', 'load_model', 'EpochLines',
-           'plain_logs', 'train_model']
+           'ich_learner', 'ProgressiveSize', 'Views', 'fingerprint', 'patient_hash', 'read_weights', 'load_model',
+           'EpochLines', 'plain_logs', 'train_model']
 
 # %% ../nbs/10_learner.ipynb #92573c66
 import difflib, hashlib, json, pickletools, socket, sys, tempfile, time
@@ -238,8 +238,8 @@ def _data_config(dls):
     for name,ds in (('train', dls.train_ds), ('valid', dls.valid_ds)):
         items = getattr(ds, 'items', None)
         if isinstance(items, pd.DataFrame) and len(items):
-            res[name] = dict(slices=len(items), patients=int(items.patient.nunique()), fingerprint=fingerprint(items))
-    if 'train' in res: res['train']['patient_hashes'] = sorted(set(map(patient_hash, dls.train_ds.items.patient)))
+            hashes = sorted(set(map(patient_hash, items.patient)))
+            res[name] = dict(slices=len(items), patients=int(items.patient.nunique()), fingerprint=fingerprint(items), patient_hashes=hashes)
     return res
 
 # %% ../nbs/10_learner.ipynb #74eabdaf
@@ -279,8 +279,9 @@ def _config(folder):
     if cfg['format'] != 1: raise ModelError(f"{path.parent.name}: saved in format {cfg['format']!r}; this version reads format 1")
     return cfg
 
-def _weights(folder, sha, model):
-    path = Path(folder)/'model.safetensors'
+def read_weights(folder, sha, model, file='model.safetensors'):
+    "Load weights that have the SHA-256 `sha` and fit `model`; a `ModelError` otherwise"
+    path = Path(folder)/file
     name = f'{path.parent.name}/{path.name}'
     if not path.is_file(): raise ModelError(f'{name}: the weights are missing')
     if hashlib.sha256(path.read_bytes()).hexdigest() != sha: raise ModelError(f'{name}: not the weights that config.json was saved with')
@@ -313,7 +314,7 @@ def load_model(
         if not 0 < kept <= 1: raise ValueError('negatives_kept is a share, above 0 and up to 1')
     except (TypeError, ValueError, DataError) as e: raise ModelError(f"{Path(folder).name}/config.json: the chain or size can't be used ({e})") from e
     model = build_model(cfg['arch'], chain.n_channels, False)
-    _weights(folder, cfg['weights_sha256'], model)
+    read_weights(folder, cfg['weights_sha256'], model)
     dls = dls or _no_data(size, chain)
     set_chain(dls, chain)
     learn = ICHLearner(dls, model, loss_func=WeightedLogLoss(), metrics=ich_metrics(), splitter=default_split, cbs=[ChannelsLast(), *_gpu_cbs(dls)])
@@ -379,7 +380,7 @@ def train_model(
     chain = dict(size=size, windows=list(windows), crop=crop, aug=True, neighbours=neighbours)
     dls = _loaders(df, split, store, chain, bs=bs, num_workers=num_workers)
     learn = ich_learner(dls, arch, pretrained=pretrained, ps=ps)
-    learn.negatives_kept = kept
+    learn.negatives_kept,learn.data = kept,_data_config(dls)
     with plain_logs(learn):
         learn.fit_rapid(epochs, lr=lr, sizes=sizes)
         p,y = learn.get_preds()

@@ -191,8 +191,8 @@ def train(
     from rsna_ich.data import slice_table
     df = slice_table(table, known)
     say(f"{len(df)} labelled slices of {df.patient.nunique()} patients; left out: {df.attrs['unlabelled']} without labels, {df.attrs['errors']} that can't be read")
-    options = dict(arch=arch, size=store.settings['size'] if store else size, windows=chans, epochs=epochs, lr=lr, pretrained=pretrained, bs=bs, crop=crop, negatives=negatives,
-        num_workers=workers, neighbours=neighbours)
+    size = store.settings['size'] if store else size
+    options = dict(arch=arch, size=size, windows=chans, epochs=epochs, lr=lr, pretrained=pretrained, bs=bs, crop=crop, negatives=negatives, num_workers=workers, neighbours=neighbours)
     if all_folds:
         from rsna_ich.series import train_folds
         res,whom = train_folds(df, out, folds, context, store, seed, **options),'out-of-fold'

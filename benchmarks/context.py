@@ -8,13 +8,13 @@ import numpy as np, pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from rsna_ich.core import LABELS, write_whole
-from rsna_ich.data import PatientSplitter, neighbour_rows, slice_table
+from rsna_ich.data import neighbour_rows, slice_table
 from rsna_ich.headers import scan
 from rsna_ich.labels import read_labels
 from rsna_ich.learner import load_model, train_model
 from rsna_ich.metrics import auc, prevalence_log_loss, weighted_log_loss
 from rsna_ich.phantom import PREVALENCE, as_read, write_phantom
-from rsna_ich.series import fit_series, in_context, logit, true_features
+from rsna_ich.series import fit_series, held_back, in_context, logit, true_features
 from rsna_ich.store import prepare
 
 def phantoms(work, studies, test_studies, size, workers):
@@ -37,8 +37,8 @@ def slice_model(work, data, k, seed, epochs, arch):
         train_model(read, out, arch, store.settings['size'], epochs=epochs, lr=4e-3, pretrained=False, bs=32, n_folds=3, fold=seed%3, negatives=2.,
             store=store, seed=seed, ps=.2, neighbours=k)
         print(f'{out.name}: {time.perf_counter()-start:.0f} s', flush=True)
-    learn,held = load_model(out),PatientSplitter(3, seed%3, seed)(read)[1]
-    parts = dict(held=(read.iloc[held].reset_index(drop=True), store), test=data['test'])
+    learn = load_model(out)
+    parts = dict(held=(held_back(read, learn), store), test=data['test'])
     if not (out/'features.npz').exists():
         with write_whole(out/'features.npz') as tmp, open(tmp, 'wb') as f: np.savez(f, **{n:true_features(learn, *o) for n,o in parts.items()})
     with np.load(out/'features.npz') as f: return {n:(parts[n][0], f[n]) for n in parts}
@@ -54,22 +54,24 @@ def boosted(held, logits, test, test_logits, seed):
     res,x,z = test_logits.copy(),near_logits(held, logits),near_logits(test, test_logits)
     for i,l in enumerate(LABELS):
         y = held[l].to_numpy(int)
-        if 10 <= y.sum(): res[:,i] = logit(HistGradientBoostingClassifier(learning_rate=.05, max_iter=80, max_leaf_nodes=8, l2_regularization=5., random_state=seed).fit(x, y).predict_proba(z)[:,1])
+        trees = HistGradientBoostingClassifier(learning_rate=.05, max_iter=80, max_leaf_nodes=8, l2_regularization=5., random_state=seed)
+        if y.sum() >= 10: res[:,i] = logit(trees.fit(x, y).predict_proba(z)[:,1])
     return res
 
 def contestants(got, seed):
     "Logits of the test slices, by the way they were come to"
     (held,x),(test,z) = got['held'],got['test']
     smooth = z[:,-6:][neighbour_rows(test, 1)].mean(1)
-    return dict(slices=z[:,-6:], smoothed=smooth, boosting=boosted(held, x[:,-6:], test, z[:,-6:], seed), series=in_context(fit_series(held, x, seed=seed), test, z))
+    trees = boosted(held, x[:,-6:], test, z[:,-6:], seed)
+    return dict(slices=z[:,-6:], smoothed=smooth, boosting=trees, series=in_context(fit_series(held, x, seed=seed), test, z))
 
 def figures(logits, df, seed):
     "Against labels that other readers gave, and against the truth"
     p,truth = 1/(1+np.exp(-np.asarray(logits, float))),df[list(LABELS)].to_numpy(float)
     read = as_read(df, 1000+seed)[list(LABELS)].to_numpy(float)
     study = pd.DataFrame(dict(p=p[:,0], y=truth[:,0])).groupby(df.study.to_numpy()).max()
-    return dict(log_loss=weighted_log_loss(p, read), auc_any=float(auc(p, read)['any']), log_loss_truth=weighted_log_loss(p, truth), auc_study=float(roc_auc_score(study.y, study.p)),
-        prevalence_log_loss=prevalence_log_loss(read))
+    return dict(log_loss=weighted_log_loss(p, read), auc_any=float(auc(p, read)['any']), log_loss_truth=weighted_log_loss(p, truth),
+        auc_study=float(roc_auc_score(study.y, study.p)), prevalence_log_loss=prevalence_log_loss(read))
 
 def table(runs):
     "Mean and deviation over the seeds of each way, and how much lower the loss is than that of the same slices alone"

@@ -14,10 +14,13 @@ from rsna_ich.windows import *
 from rsna_ich.splits import *
 from rsna_ich.store import *
 from rsna_ich.data import *
+from rsna_ich.gallery import *
+from rsna_ich.viewer import *
 from rsna_ich.eda_headers import *
 from rsna_ich.eda_images import *
 from rsna_ich.eda_labels import *
 from rsna_ich.eda_pixels import *
+from rsna_ich.eda_steps import *
 from rsna_ich.metrics import *
 from rsna_ich.eda import *
 from rsna_ich.learner import *

@@ -299,6 +299,10 @@ def broken_coding(bits_stored, pixel_representation, intercept):
     "Whether (each of) these header values are of the 123 RSNA files whose signed pixels are declared unsigned; numbers, arrays or columns"
     return (bits_stored == 12) & (pixel_representation == 0) & ((intercept == 0) | (intercept == 1))
 
+def _fits16(px, intercept):
+    "Whether nothing of the array `px`, moved by `intercept`, leaves int16; then it can be moved in it, however it wraps on the way"
+    return px.ndim and px.size and px.dtype.itemsize <= 2 and -2**15 <= px.min() + intercept <= px.max() + intercept < 2**15
+
 def to_hu(
     px:np.ndarray, # stored pixels, any integer type and shape
     slope:float=1., # RescaleSlope
@@ -309,7 +313,10 @@ def to_hu(
     "Hounsfield units from stored pixels: the one definition in this library"
     whole = float(slope).is_integer() and float(intercept).is_integer()
     small = whole and abs(slope) < 2**8 and abs(intercept) < 2**20 # then float32 holds every value exactly
-    hu = np.asarray(px).astype(dtype if small and not fix and dtype in (np.float32, np.float64) else np.int32)
+    px = np.asarray(px)
+    if dtype == np.int16 and slope == 1 and whole and not fix and _fits16(px, float(intercept)):
+        return px.astype(np.int16) + np.int64(intercept).astype(np.int16)
+    hu = px.astype(dtype if small and not fix and dtype in (np.float32, np.float64) else np.int32)
     if fix: hu = np.asarray(((hu + 1000) & 4095) - 1000)
     elif whole and abs(slope) < 2**14 and abs(intercept) < 2**29:
         hu *= int(slope)

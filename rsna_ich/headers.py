@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HEADER_COLS', 'PART', 'ID_COLS', 'header_frame', 'header_values', 'header_row', 'plain_elements', 'coding_key',
-           'plain_row', 'learn_coding', 'header_part', 'scan', 'scan_paths', 'save_headers', 'load_headers',
-           'table_root', 'file_paths', 'scan_to', 'header_counts', 'hash_id', 'deidentify', 'slice_position',
-           'in_slice_order']
+           'plain_row', 'learn_coding', 'header_part', 'scan', 'scan_paths', 'read_header_csv', 'save_headers',
+           'load_headers', 'table_root', 'file_paths', 'scan_to', 'header_counts', 'hash_id', 'deidentify',
+           'slice_position', 'in_slice_order']
 
 # %% ../nbs/02_headers.ipynb #f942bcc3
 import hmac, json, os, shutil, struct
@@ -30,9 +30,9 @@ _KINDS = dict(sop=_TEXT, patient=_TEXT, study=_TEXT, series=_TEXT, path=_TEXT, p
 _SCHEMA = pa.schema(_KINDS)
 HEADER_COLS = tuple(_KINDS)
 
-def _as_frame(t:pa.Table, root)->pd.DataFrame:
+def _as_frame(t:pa.Table, root=None)->pd.DataFrame:
     df = t.to_pandas(types_mapper={_INT:pd.Int64Dtype(), _TEXT:pd.StringDtype()}.get)
-    df.attrs['root'] = str(root)
+    if root is not None: df.attrs['root'] = str(root)
     return df
 
 def header_frame(
@@ -250,11 +250,16 @@ def _listing(root, own=None):
     return iter(lambda: list(islice(it, PART)), []), n
 
 # %% ../nbs/02_headers.ipynb #d938a41d
-def _parts(root, todo, n, modality, workers):
+def _with_more(root, names, modality, more):
+    "`header_part`, with the columns that `more` adds"
+    t = header_part(root, names, modality)
+    return t if more is None else pa.Table.from_pandas(more(_as_frame(t, root)), preserve_index=False)
+
+def _parts(root, todo, n, modality, workers, more=None):
     "The tables of `todo`, in order, from as many processes as there is work for"
     workers = workers or (1 if n < 5*PART else os.cpu_count())
-    if workers == 1: yield from (header_part(str(root), o, modality) for o in todo)
-    else: yield from Parallel(workers, return_as='generator', batch_size=1)(delayed(header_part)(str(root), o, modality) for o in todo)
+    if workers == 1: yield from (_with_more(str(root), o, modality, more) for o in todo)
+    else: yield from Parallel(workers, return_as='generator', batch_size=1)(delayed(_with_more)(str(root), o, modality, more) for o in todo)
 
 # %% ../nbs/02_headers.ipynb #059f1bec
 def _start(root, out=None):
@@ -290,6 +295,64 @@ def scan_paths(
     parts = [names[i:i+PART] for i in range(0, len(names), PART)]
     return _as_frame(pa.concat_tables([_SCHEMA.empty_table(), *_parts(root, parts, len(names), modality, 1)]), root)
 
+# %% ../nbs/02_headers.ipynb #107c8cc1
+_KEYWORDS = dict(sop='SOPInstanceUID', patient='PatientID', study='StudyInstanceUID', series='SeriesInstanceUID', transfer_syntax='TransferSyntaxUID', rows='Rows', cols='Columns',
+    bits_allocated='BitsAllocated', bits_stored='BitsStored', high_bit='HighBit', pixel_representation='PixelRepresentation', samples_per_pixel='SamplesPerPixel', frames='NumberOfFrames',
+    modality='Modality', photometric='PhotometricInterpretation')
+_LISTS = dict(RescaleSlope=['slope'], RescaleIntercept=['intercept'], WindowCenter=['window_center'], WindowWidth=['window_width'], ImagePositionPatient=['x', 'y', 'z'],
+    ImageOrientationPatient=['ix', 'iy', 'iz', 'jx', 'jy', 'jz'], PixelSpacing=['spacing_y', 'spacing_x'])
+
+def _refuse(bad, name, keyword, why):
+    "A `DataError` for the first row of the table `name` where `bad`"
+    if bad.any(): raise DataError(f"{name}: {keyword} of row {int(np.argmax(bad))+1} {why}; correct the table")
+
+def _numbers(text, name, keyword):
+    "[rows,n] of the numbers in each cell, NaN where a cell has fewer, and how many each has"
+    import pyarrow.compute as pc
+    code,texts = pd.factorize(text)
+    bare = pc.replace_substring_regex(pa.array(texts.to_numpy(object), _TEXT), r"[\[\]()'\"\s]", '')
+    parts = pc.split_pattern(pc.replace_substring(bare, '\\', ','), ',')
+    given,lens = (texts != '').to_numpy(bool),np.diff(parts.offsets.to_numpy())
+    row = np.repeat(np.arange(len(texts)), lens)
+    vals = np.full((len(texts), lens.max(initial=1)), np.nan)
+    vals[row, np.arange(len(row)) - np.repeat(parts.offsets.to_numpy()[:-1], lens)] = pd.to_numeric(parts.flatten().to_pandas(), errors='coerce')
+    n = np.isfinite(vals).sum(1)
+    _refuse((given & (n < lens))[code], name, keyword, 'is no number and no list of numbers')
+    return vals[code], n[code]
+
+# %% ../nbs/02_headers.ipynb #dc8e5695
+def _read_text(path):
+    path = Path(path)
+    if not path.is_file(): raise DataError(f'{path.name}: no such table of header values')
+    try: df = pd.read_csv(path, dtype='string', keep_default_na=False, engine='pyarrow')
+    except Exception as e: raise DataError(f'{path.name}: not a CSV file that can be read') from e
+    if 'SOPInstanceUID' not in df: raise DataError(f"{path.name}: no column SOPInstanceUID; a table of header values has DICOM's keywords as columns")
+    return df.fillna(''), path.name
+
+def _joined(text, keyword):
+    "A column with fastai's further ones behind its first value"
+    more = [o for i in range(1, 10) if (o := f'{keyword}{i}') in text]
+    return text[keyword].str.cat(text[more], sep=',').str.rstrip(',') if more else text[keyword]
+
+def read_header_csv(
+    path, # of a CSV file, gzipped or not: a row a file, DICOM's keywords as columns; others are not used
+)->pd.DataFrame: # a header table without a root; null where the CSV has no such column or nothing in it
+    "The header table of a CSV of header values; a `DataError` for a value that isn't what its keyword says"
+    text,name = _read_text(path)
+    cols = {}
+    for c,k in _KEYWORDS.items():
+        if k in text: cols[c] = text[k].str.strip(' ').replace('', pd.NA)
+    for c in [c for c in cols if _KINDS[c] == _INT]:
+        v = pd.to_numeric(cols[c], errors='coerce').to_numpy(float, na_value=np.nan)
+        _refuse(cols[c].notna().to_numpy() & ~(v%1 == 0), name, _KEYWORDS[c], 'is no whole number')
+        cols[c] = pd.array(v, 'Int64')
+    for k,to in _LISTS.items():
+        if k not in text: continue
+        vals,n = _numbers(_joined(text, k), name, k)
+        if len(to) > 1: _refuse((n > 0) & (n != len(to)), name, k, f'has not {len(to)} numbers')
+        cols |= {c:vals[:,i] for i,c in enumerate(to)} | (dict(n_windows=n) if k == 'WindowCenter' else {})
+    return _as_frame(pa.table([pa.array(cols[c], t, from_pandas=True) if c in cols else pa.nulls(len(text), t) for c,t in _KINDS.items()], schema=_SCHEMA)).assign(path=cols['sop'])
+
 # %% ../nbs/02_headers.ipynb #1fa89eb2
 def save_headers(
     df:pd.DataFrame, # a header table
@@ -299,12 +362,16 @@ def save_headers(
     with write_whole(path) as tmp: df.to_parquet(tmp, index=False)
 
 def load_headers(
-    path, # of a Parquet file from `save_headers` or `scan_to`
+    path, # of a Parquet file from `save_headers` or `scan_to`, or of a CSV for `read_header_csv`
     root=None, # where the files are now, if they have moved
 )->pd.DataFrame: # a header table
     "Read a header table; a `DataError` when it isn't one"
     path = Path(path)
     if not path.is_file(): raise DataError(f'{path.name}: no such header table; make one with `rsna_ich scan FOLDER --out {path.name}`')
+    if path.name.lower().endswith(('.csv', '.csv.gz')):
+        df = read_header_csv(path)
+        if root is not None: df.attrs['root'] = str(Path(root).resolve())
+        return df
     try: df = pd.read_parquet(path)
     except Exception as e: raise DataError(f'{path.name}: not a Parquet file; make a header table with `rsna_ich scan`') from e
     missing = [c for c in HEADER_COLS if c not in df]
@@ -324,12 +391,14 @@ def file_paths(df:pd.DataFrame)->list: # of `Path`
     return [root/o for o in df.path]
 
 # %% ../nbs/02_headers.ipynb #3fa6cc53
-def _schema(root, modality):
+def _schema(root, modality, more=None):
     "The schema with what pandas needs to know, and what was scanned"
+    df = header_frame([], root)
+    if more is not None: df = more(df)
     with pa.BufferOutputStream() as f:
-        header_frame([], root).to_parquet(f, index=False)
+        df.to_parquet(f, index=False)
         schema = pq.read_schema(pa.BufferReader(f.getvalue()))
-    return schema.with_metadata(schema.metadata | {b'scanned':json.dumps([str(root), modality]).encode()})
+    return schema.with_metadata(schema.metadata | {b'scanned':json.dumps([str(root), modality, *df.columns[len(HEADER_COLS):]]).encode()})
 
 def _done(shard, names, schema):
     "Whether `shard` holds the rows of `names`; a `DataError` when it is of another scan"
@@ -351,10 +420,11 @@ def scan_to(
     modality='CT', # the modality that is wanted, or None for any
     workers:int=None, # processes; None for as many as there are cores when there are many files
     resume:bool=False, # take what an interrupted scan has left?
+    more=None, # gives a header table more columns, such as `stats.pixel_stats`; called with a part at a time, in the processes
 )->int: # how many files
     "Write the header table of all files under `root`, in memory that does not grow with their number"
     out,(root,todo,n) = Path(out),_start(root, out)
-    parts,schema = out.with_name(out.name + '.part'),_schema(root, modality)
+    parts,schema = out.with_name(out.name + '.part'),_schema(root, modality, more)
     if not resume: shutil.rmtree(parts, ignore_errors=True)
     parts.mkdir(parents=True, exist_ok=True)
     shard = lambda k: parts/f'{k:06}.parquet'
@@ -366,7 +436,7 @@ def scan_to(
                 new.append(k)
                 yield names
     with progress(range(n), 'reading headers') as bar:
-        for i,t in enumerate(_parts(root, left(), n, modality, workers)):
+        for i,t in enumerate(_parts(root, left(), n, modality, workers, more)):
             with write_whole(shard(new[i])) as tmp: pq.write_table(t.cast(schema), tmp)
             bar.update(new[i]*PART + len(t) - bar.n)
     _join(map(shard, range(len(rows))), out, schema)

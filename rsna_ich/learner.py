@@ -28,8 +28,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 import rsna_ich
 from .core import DataError, LABELS, MAX_SIDE, ModelError, write_whole
-from .data import CTBatch, ICHDataLoaders, LabelBlock, PatientSplitter, ReadSlice, SliceDL, correct_prior, get_file, get_labels, sampled_split
+from .data import CTBatch, ICHDataLoaders, LabelBlock, ReadSlice, SliceDL, correct_prior, get_file, get_labels, sampled_split
 from .metrics import WeightedLogLoss, ich_metrics, summarise
+from .splits import PatientSplitter
 from .store import Store
 from .windows import CTTransform, WINDOWS
 
@@ -369,12 +370,13 @@ def train_model(
     sizes=None, # sizes to go through, `size` last
     ps:float=.5, # dropout in the head
     neighbours:int=0, # slices before and after each one that are channels too
+    splitter=None, # from the table to the row numbers of training and validation, such as a `SavedSplitter`; `PatientSplitter` of folds and seed when None
 ): # the learner, saved in `out`
     "Train with `fit_rapid` on a patient split, and save the model with its figures on the held-back patients"
     set_seed(seed, reproducible=True)
     if store is not None: df = df[df.row.notna()]
     df = df.reset_index(drop=True)
-    split,kept = PatientSplitter(n_folds, fold, seed)(df),1.
+    split,kept = (splitter or PatientSplitter(n_folds, fold, seed))(df),1.
     if negatives is not None: split,kept = sampled_split(df, split, negatives, seed)
     if len(split[0]) < bs: raise DataError(f'{len(split[0])} training slices are fewer than one batch of {bs}; lower the batch size (--bs)')
     chain = dict(size=size, windows=list(windows), crop=crop, aug=True, neighbours=neighbours)

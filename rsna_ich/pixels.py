@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 from .core import DicomError, progress
 from .archive import is_archive, member_offset
-from .dicom import broken_coding, pixel_flags, read_dicom, read_hu
+from .dicom import _used_bits, broken_coding, pixel_flags, read_dicom, read_hu, to_hu
 from .headers import table_root
 
 # %% ../nbs/05_pixels.ipynb #ea264416
@@ -161,12 +161,13 @@ class StoredBatch:
     done:dict # {place in the batch: [1,size,size] int16 HU} for slices that were no plain files of this side
     errors:dict # {place in the batch: why it can't be read}; their pixels mean nothing
     notes:list # (SHA-256 of the pixel bytes, words of `dicom.FLAGS` in one text or None) of each slice, where asked for, else None
+    looks:list # what the reader's `look` says of each slice, None where it has none or the slice couldn't be read
     def good(self):
         "The batch without the slices that couldn't be read, and the places of those that are left"
         keep = [k for k in range(len(self.coding)) if k not in self.errors]
         if len(keep) == len(self.coding): return self, keep
         done = {i:self.done[k] for i,k in enumerate(keep) if k in self.done}
-        return StoredBatch(self.px[keep], self.coding[keep], done, {}, [self.notes[k] for k in keep]), keep
+        return StoredBatch(self.px[keep], self.coding[keep], done, {}, *([o[k] for k in keep] for o in (self.notes, self.looks))), keep
 
 class SliceReader:
     "Reads batches of the slices of a header table"
@@ -175,6 +176,7 @@ class SliceReader:
         size:int, # pixels a side of the HU that are wanted in the end
         threads:int=None, # that read side by side; two a core when None
         notes:bool=False, # work out a digest and flags of each slice's pixels as well?
+        look=None, # called in the threads with each slice's own HU, int16 [rows,cols], whatever `size` is
     ):
         self.root,self.size,self.names = table_root(df),size,df.path.to_numpy(object)
         plain = (df.pixel_offset.notna() & (df.bits_allocated == 16) & (df.rows == df.cols) & df.error.isna()).fillna(False).to_numpy(bool)
@@ -183,7 +185,7 @@ class SliceReader:
         self.plain,self.why = plain & (df.rows == self.side).fillna(False).to_numpy(bool),df.error.to_numpy(object)
         self.start,self.nbytes,self.coding = df.pixel_offset.fillna(0).to_numpy(np.int64),df.pixel_bytes.fillna(0).to_numpy(np.int64),Coding.of(df)
         self.lead = np.where(df.transfer_syntax.fillna('') == '1.2.840.10008.1.2.1', 12, 8) # bytes of tag, VR and length in front of the pixels
-        self.threads,self.notes,self.buffers,self.pool = threads or 2*os.cpu_count(),notes,Buffers(pin=True),None
+        self.threads,self.notes,self.look,self.buffers,self.pool = threads or 2*os.cpu_count(),notes,look,Buffers(pin=True),None
         self.coded = df.reindex(columns=['bits_stored', 'pixel_representation', 'slope', 'intercept', 'flags']).to_numpy(object)
         self.packed = os.path.isfile(self.root) and is_archive(self.root)
     def __len__(self): return len(self.names)
@@ -210,13 +212,19 @@ def _copy(self:SliceReader, i, row):
 
 # %% ../nbs/05_pixels.ipynb #453bdc2c
 @patch
+def _words(self:SliceReader, i, row):
+    "The pixels of the table's row `i` as they lie in `row`, bits and pixel representation, and the rescale with whether the coding is the broken one"
+    bits,signed,slope,intercept = self.coded[i,:4]
+    px = row.view(np.int16 if signed else np.uint16).reshape(self.side, self.side)
+    return px, bits, signed, (slope, intercept, bool(broken_coding(bits, signed, intercept)))
+
+@patch
 def _flags(self:SliceReader, i, row, more):
     "The flags of the table's row `i`, whose pixel bytes are `row`; `more` follows them"
     if more and not self.packed: return ' '.join(read_dicom(f'{self.root}/{self.names[i]}', modality=None).flags) or None
-    bits,signed,slope,intercept,flags = self.coded[i]
-    words = [] if pd.isna(flags) else flags.split()
-    px = row.view(np.int16 if signed else np.uint16).reshape(1, self.side, self.side)
-    return ' '.join(dict.fromkeys(words + pixel_flags(px, bits, signed, (slope, intercept, bool(broken_coding(bits, signed, intercept)))))) or None
+    px,bits,signed,rescale = self._words(i, row)
+    words = [] if pd.isna(self.coded[i,4]) else self.coded[i,4].split()
+    return ' '.join(dict.fromkeys(words + pixel_flags(px[None], bits, signed, rescale))) or None
 
 @patch
 def _some(self:SliceReader, todo, rows, res):
@@ -227,10 +235,14 @@ def _some(self:SliceReader, todo, rows, res):
             if self.plain[i] and not (self.packed and member_offset(self.root, self.names[i]) is None):
                 more = self._copy(i, rows[k])
                 if self.notes: res.notes[k] = sha256(rows[k]).hexdigest(),self._flags(i, rows[k], more)
+                if self.look:
+                    px,bits,signed,rescale = self._words(i, rows[k])
+                    res.looks[k] = self.look(to_hu(_used_bits(px, bits, signed), *rescale, np.int16))
             else:
                 ds = read_dicom(f'{self.root}/{self.names[i]}', modality=None)
                 res.done[k] = read_slice(ds, self.size)
                 if self.notes: res.notes[k] = sha256(ds.PixelData).hexdigest(),' '.join(ds.flags) or None
+                if self.look: res.looks[k] = self.look(read_hu(ds, np.int16))
         except DicomError as e: res.errors[k] = str(e)
 
 # %% ../nbs/05_pixels.ipynb #f6c59eac
@@ -241,7 +253,8 @@ def read(self:SliceReader,
     "Read some slices; a slice that can't be read is an entry of `errors`"
     idxs = np.asarray(idxs)
     px = self.buffers.take((len(idxs), 1, self.side, self.side))
-    res,rows,todo = StoredBatch(px, self.coding[idxs], {}, {}, [None]*len(idxs)), px.reshape(len(idxs), -1).view(np.uint8), list(enumerate(idxs))
+    res = StoredBatch(px, self.coding[idxs], {}, {}, [None]*len(idxs), [None]*len(idxs))
+    rows,todo = px.reshape(len(idxs), -1).view(np.uint8), list(enumerate(idxs))
     if self.threads == 1: self._some(todo, rows, res)
     else: list(self._threads().map(self._some, [todo[j::self.threads] for j in range(self.threads)], repeat(rows), repeat(res)))
     return res

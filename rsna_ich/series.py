@@ -8,7 +8,7 @@ __all__ = ['N_GEO', 'SliceFeatures', 'slice_features', 'logit', 'true_logits', '
            'save_series', 'save_context', 'load_detector', 'load_detectors', 'ensemble_mean', 'out_of_fold',
            'train_folds']
 
-# %% ../nbs/11_series.ipynb #7b550513
+# %% ../nbs/11_series.ipynb #24f47394
 import hashlib, json
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, torch, torch.nn.functional as F
@@ -24,7 +24,7 @@ from .data import CTBatch, FileSlices, Labelled, Nearby, SliceDL, StoreSlices, c
 from .headers import slice_position
 from .learner import fingerprint, load_model, patient_hash, read_weights, train_model
 from .metrics import WeightedLogLoss, summarise
-from .data import PatientSplitter
+from .splits import PatientSplitter, load_folds, patient_folds
 
 # %% ../nbs/11_series.ipynb #8c57e270
 class SliceFeatures(nn.Module):
@@ -281,11 +281,12 @@ def out_of_fold(
     if not files: raise DataError(f'{Path(out).name}: no finished fold here; train some with `rsna_ich train --all-folds`')
     return pd.concat([pd.read_parquet(o, columns=['sop', *LABELS]).assign(fold=int(o.parent.name[4:])) for o in files], ignore_index=True)
 
-# %% ../nbs/11_series.ipynb #d37457a4
+# %% ../nbs/11_series.ipynb #23d6d2f1
 def train_folds(
     df:pd.DataFrame, # a slice table with labels
     out, # the folder for the models
     n_folds:int=5, # parts of the patients, and models
+    split=None, # instead, a file of folds from `splits.save_folds`
     context:bool=True, # give each a series model?
     store=None, # a prepared store, whose index `df` comes from; files are read when None
     seed:int=0, # of folds and models
@@ -293,13 +294,15 @@ def train_folds(
 )->dict: # `metrics.summarise` of the out-of-fold predictions, also in `folds.json`
     "Train a model for each fold, going on where an earlier run was stopped"
     out,df = Path(out),(df if store is None else df[df.row.notna()]).reset_index(drop=True)
-    what = dict(slices=fingerprint(df), n_folds=n_folds, context=context, seed=seed, train={k:str(v) for k,v in train.items()})
+    folds = load_folds(split, df) if split else patient_folds(df, n_folds, seed)
+    dealt = hashlib.sha256(folds.astype(np.int16).tobytes()).hexdigest()
+    what = dict(slices=fingerprint(df), folds=dealt, context=context, seed=seed, train={k:str(v) for k,v in train.items()})
     if (out/'folds.json').exists() and json.loads((out/'folds.json').read_text())['of'] != what:
         raise DataError(f'{out.name}: holds folds of other slices or settings; name another folder')
     keep_json = lambda **figures: _write_json(out/'folds.json', dict(of=what, **figures))
     keep_json()
-    for fold in range(n_folds):
-        if not (out/f'fold{fold}'/'held_out.parquet').exists(): _one_fold(df, out/f'fold{fold}', fold, context, store, seed, dict(train, n_folds=n_folds))
+    for fold in range(folds.max()+1):
+        if not (out/f'fold{fold}'/'held_out.parquet').exists(): _one_fold(df, out/f'fold{fold}', folds == fold, context, store, seed, train)
     preds = df[['sop', 'patient', *LABELS]].merge(out_of_fold(out), on='sop', suffixes=('_true', ''), validate='1:1')
     p,y = 1/(1 + np.exp(-preds[list(LABELS)].to_numpy(float))),preds[[f'{l}_true' for l in LABELS]].to_numpy(float)
     res = summarise(p, y, preds.patient.astype(object).to_numpy())
@@ -309,9 +312,9 @@ def train_folds(
 def _write_json(path, values):
     with write_whole(path) as tmp: tmp.write_text(json.dumps(values, indent=2))
 
-def _one_fold(df, out, fold, context, store, seed, train):
+def _one_fold(df, out, valid, context, store, seed, train):
     "Train one fold's model, give it context, and keep what it says of the patients that it didn't see"
-    train_model(df, out, fold=fold, store=store, seed=seed, **train)
+    train_model(df, out, store=store, seed=seed, splitter=lambda _: [np.flatnonzero(o).tolist() for o in (~valid, valid)], **train)
     learn = load_detector(out)
     if context: save_context(learn, df, out, store, seed)
     held = held_back(df, learn)

@@ -31,7 +31,20 @@ def test_predict_evaluate_submit(session, tmp_path):
     assert pd.read_csv(tmp_path/'s.csv').ID.tolist() == sample.ID.tolist()
     run('evaluate', session/'model', session/'headers.parquet', '--labels', session/'ph'/'labels.csv', '--out', tmp_path/'e')
     assert sorted(o.name for o in (tmp_path/'e').iterdir()) == ['metrics.json', 'predictions.csv', 'report.html']
-    assert json.loads((tmp_path/'e'/'metrics.json').read_text())['n_training_patients'] == 3 and 'flatter it' in (tmp_path/'e'/'report.html').read_text()
+    assert json.loads((tmp_path/'e'/'metrics.json').read_text())['n_training_patients'] == 4 and 'flatter it' in (tmp_path/'e'/'report.html').read_text()
+
+def test_split_and_train_on_it(session, tmp_path):
+    labels = ('--labels', session/'ph'/'labels.csv')
+    out,err = run('split', session/'headers.parquet', *labels, '--folds', 3, '--seed', 2, '--out', tmp_path/'f.parquet')
+    assert all(l in out for l in (*LABELS, 'fold 2', 'points', 'relative', 'patients in two folds: 0', 'not known')) and 'fingerprint' in err
+    again,_ = run('split', session/'headers.parquet', *labels, '--folds', 3, '--seed', 2, '--out', tmp_path/'g.parquet')
+    assert out == again and (tmp_path/'f.parquet').read_bytes() == (tmp_path/'g.parquet').read_bytes()
+    small = ('--arch', 'mobilenetv3_small_050', '--no-pretrained', '--size', 32, '--no-crop', '--epochs', 1, '--lr', .003, '--bs', 16)
+    run('train', session/'headers.parquet', *labels, '--out', tmp_path/'m', *small, '--split', tmp_path/'f.parquet', '--fold', 1)
+    folds,truth = pd.read_parquet(tmp_path/'f.parquet').set_index('sop').fold,pd.read_parquet(session/'headers.parquet').set_index('sop')
+    trained = json.loads((tmp_path/'m'/'config.json').read_text())['data']
+    assert trained['valid']['slices'] == (folds == 1).sum() and trained['train']['slices'] == (folds != 1).sum()
+    assert trained['valid']['patients'] == truth.patient[folds.index[folds == 1]].nunique()
 
 def test_files_like_a_table(tmp_path):
     from rsna_ich.phantom import _header
@@ -40,6 +53,12 @@ def test_files_like_a_table(tmp_path):
     assert '2 slices of 1 studies' in err
     _,err = run('scan', tmp_path/'x', '--out', tmp_path/'h.parquet')
     assert "2 files, 1 patients" in err and "can't be used" not in err
+
+def test_a_scan_with_pixels(session, tmp_path):
+    from rsna_ich.headers import load_headers
+    from rsna_ich.stats import pixel_stats
+    run('scan', session/'ph'/'dicom', '--out', tmp_path/'h.parquet', '--pixels')
+    pd.testing.assert_frame_equal(load_headers(tmp_path/'h.parquet'), pixel_stats(load_headers(session/'headers.parquet')))
 
 def test_one_file_is_answered_on_the_screen(session, tmp_path):
     f = sorted((session/'ph'/'dicom').iterdir())[0]
@@ -70,6 +89,10 @@ def errors(session, tmp_path):
         (('phantom', tmp_path/'out', '--headers-like', tmp_path/'other.csv', '--seed', 0), '--seed has no meaning'), (('phantom', tmp_path/'out', '--sparse'), '--sparse needs --headers-like'),
         (('phantom', tmp_path/'out', '--limit', 5), '--limit needs --headers-like'), (('phantom', tmp_path/'out', '--headers-like', tmp_path/'other.csv', '--limit', 0), 'limit is 1 or more'),
         (('demo', '--out', ph), 'not empty'), (('demo', '--studies', 2, *out), '3 or more'), (('scan', ph/'dicom', '--out', ph), ''),
+        (('split', headers, '--labels', ph/'labels.csv', '--folds', 9, *out), "5 patients can't make 9 folds"), (('split', headers, '--labels', tmp_path/'other.csv', *out), 'no file has a label'),
+        (('train', headers, '--labels', ph/'labels.csv', '--split', tmp_path/'none.parquet', *out), 'none.parquet: no such file of folds'),
+        (('train', headers, '--labels', ph/'labels.csv', '--split', headers, *out), 'headers.parquet: no folds in it'),
+        (('train', headers, '--labels', ph/'labels.csv', '--split', headers, '--folds', 5, *out), '--folds has no meaning with --split'),
         (('train', headers, '--labels', ph/'labels.csv', '--folds', 1, *out), '2 or more'), (('train', headers, '--labels', ph/'labels.csv', '--lr', -1, *out), '--lr')]
 
 def test_a_mistake_is_one_line_and_leaves_nothing(session, tmp_path, capsys, monkeypatch):
@@ -92,7 +115,7 @@ def test_only_bad_files_still_leave_their_reasons(session, tmp_path):
     assert 'not a DICOM file' in pd.read_csv(tmp_path/'p.csv').error[0]
 
 def test_every_command_has_help():
-    for c in ('demo', 'phantom', 'scan', 'prepare', 'train', 'evaluate', 'predict', 'submit'):
+    for c in ('demo', 'phantom', 'scan', 'prepare', 'split', 'train', 'evaluate', 'predict', 'submit'):
         r = CliRunner().invoke(app, [c, '--help'], env=dict(COLUMNS='200'))
         assert r.exit_code == 0 and '--help' in r.output
     assert 'Kaggle' in CliRunner().invoke(app, ['train', '--help'], env=dict(COLUMNS='200')).output

@@ -1,56 +1,13 @@
-"The slice table and the patient split"
-import numpy as np, pandas as pd, pytest, torch
+"The slice table, its loaders and batches"
+import numpy as np, pytest, torch
 from fastai.data.all import DataBlock, Transform
-from hypothesis import given, settings, strategies as st
 from rsna_ich.core import LABELS, DataError
-from rsna_ich.data import (CTBlock, ICHDataLoaders, LabelBlock, PatientSplitter, balanced_weights, get_file, get_labels, patient_folds,
-    slice_table)
+from rsna_ich.data import CTBlock, ICHDataLoaders, LabelBlock, balanced_weights, get_file, get_labels, slice_table
 from rsna_ich.dicom import get_dicom_files
 from rsna_ich.headers import scan, scan_paths
 from rsna_ich.labels import read_labels
 from rsna_ich.pixels import read_slice
-
-@st.composite
-def tables(draw):
-    n,rng = draw(st.integers(6, 200)),np.random.default_rng(draw(st.integers(0, 2**20)))
-    y = (rng.random((n, 6)) < draw(st.floats(.02, .5))).astype(np.float32)
-    y[rng.random((n, 6)) < draw(st.sampled_from([0, .2]))] = np.nan
-    patients = rng.integers(0, max(3, n//draw(st.integers(1, 12))), n)
-    return pd.DataFrame(dict(sop=[f'ID_{i}' for i in range(n)], patient=[f'P{p}' for p in patients])).assign(**dict(zip(LABELS, y.T)))
-
-@settings(max_examples=1000, deadline=None)
-@given(tables(), st.integers(2, 5), st.integers(0, 3))
-def test_no_patient_crosses_and_order_does_not_matter(df, k, seed):
-    if df.patient.nunique() < k: return
-    folds = pd.Series(patient_folds(df, k, seed), df.sop)
-    assert (folds.groupby(df.patient.to_numpy()).nunique() == 1).all()
-    assert set(folds) == set(range(k))
-    mixed = df.sample(frac=1, random_state=seed)
-    assert pd.Series(patient_folds(mixed, k, seed), mixed.sop).loc[df.sop].tolist() == folds.tolist()
-    sizes = folds.groupby(df.patient.to_numpy()).first().value_counts()
-    assert sizes.max() - sizes.min() <= 1
-    train,valid = PatientSplitter(k, 0, seed)(df)
-    assert sorted(train + valid) == list(range(len(df)))
-
-def test_the_split_never_changes():
-    "The same answer as when this was written: a changed split makes old scores incomparable"
-    df = pd.DataFrame(dict(sop=[f'ID_{i}' for i in range(8)], patient=[f'ID_{i//2:08x}' for i in range(8)])).assign(**dict.fromkeys(LABELS, 0.))
-    assert patient_folds(df, 2).tolist() == FOLDS
-
-FOLDS = [0, 0, 1, 1, 1, 1, 0, 0]
-
-@pytest.mark.parametrize('bad', [None, '', pd.NA])
-def test_missing_patients_are_refused(bad):
-    df = pd.DataFrame(dict(sop=['a', 'b'], patient=['p', bad])).assign(**dict.fromkeys(LABELS, 0.))
-    with pytest.raises(DataError, match='1 slices have no patient id'): patient_folds(df, 2)
-
-def test_rare_labels_reach_every_fold():
-    n = 400
-    df = pd.DataFrame(dict(sop=[f'ID_{i}' for i in range(n)], patient=[f'P{i}' for i in range(n)])).assign(**dict.fromkeys(LABELS, 0.))
-    df.loc[:9, ['any', 'epidural']] = 1
-    df.loc[10:79, ['any', 'subdural']] = 1
-    assert df.groupby(patient_folds(df, 5)).epidural.sum().tolist() == [2]*5
-    assert df.groupby(patient_folds(df, 5)).subdural.sum().tolist() == [14]*5
+from rsna_ich.splits import PatientSplitter
 
 @pytest.fixture(scope='module')
 def table(heads): return slice_table(scan(heads/'dicom'), read_labels(heads/'labels.csv'))

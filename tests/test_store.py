@@ -137,7 +137,7 @@ def test_a_model_from_the_store_answers_for_files(store, table, heads, tmp_path)
     assert np.abs(got[list(LABELS)].to_numpy(float) - p).max() < .02
 
 def test_sampling_drops_negatives_of_training_patients_alone(table):
-    from rsna_ich.data import PatientSplitter
+    from rsna_ich.splits import PatientSplitter
     split = PatientSplitter(3)(table)
     (train,valid),kept = sampled_split(table, split, 2.)
     y = table['any'].to_numpy()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
+from scipy.special import expit, logit
 from rsna_ich.core import LABELS, write_whole
 from rsna_ich.data import neighbour_rows, slice_table
 from rsna_ich.headers import scan
@@ -14,7 +15,7 @@ from rsna_ich.labels import read_labels
 from rsna_ich.learner import load_model, train_model
 from rsna_ich.metrics import auc, prevalence_log_loss, weighted_log_loss
 from rsna_ich.phantom import PREVALENCE, as_read, write_phantom
-from rsna_ich.series import fit_series, held_back, in_context, logit, true_features
+from rsna_ich.series import fit_series, held_back, in_context, true_features
 from rsna_ich.store import prepare
 
 def phantoms(work, studies, test_studies, size, workers):
@@ -67,7 +68,7 @@ def contestants(got, seed):
 
 def figures(logits, df, seed):
     "Against labels that other readers gave, and against the truth"
-    p,truth = 1/(1+np.exp(-np.asarray(logits, float))),df[list(LABELS)].to_numpy(float)
+    p,truth = expit(np.asarray(logits, float)),df[list(LABELS)].to_numpy(float)
     read = as_read(df, 1000+seed)[list(LABELS)].to_numpy(float)
     study = pd.DataFrame(dict(p=p[:,0], y=truth[:,0])).groupby(df.study.to_numpy()).max()
     return dict(log_loss=weighted_log_loss(p, read), auc_any=float(auc(p, read)['any']), log_loss_truth=weighted_log_loss(p, truth),

@@ -22,9 +22,12 @@ from rsna_ich.eda_labels import *
 from rsna_ich.eda_pixels import *
 from rsna_ich.eda_steps import *
 from rsna_ich.metrics import *
+from rsna_ich.calibrate import *
 from rsna_ich.eda import *
+from rsna_ich.intervals import *
 from rsna_ich.learner import *
 from rsna_ich.series import *
+from rsna_ich.explain import *
 from rsna_ich.infer import *
 from rsna_ich.evaluate import *
 from rsna_ich.demo import *

@@ -279,7 +279,7 @@ def evaluate(
     out:Path=Path('evaluation'), # The folder for metrics.json, report.html and predictions.csv
     tta:bool=True, # Average over mirrored and shifted views
     root:Path|None=None): # Where the files are now, if they have moved since the scan
-    "Predict the labelled slices and measure: figures as JSON, and a report with curves and slices."
+    "Predict the labelled slices and measure: figures with 95% intervals as JSON, and a report with curves and slices."
     from rsna_ich.headers import load_headers
     from rsna_ich.labels import read_labels, save_predictions
     table,known = load_headers(headers, root),read_labels(labels)
@@ -291,7 +291,7 @@ def evaluate(
     if seen: say(f'warning: the model was trained on {seen} of these {table.patient.nunique()} patients, so the figures will flatter it')
     df = ask(table, learns, tta)
     save_predictions(df, out/'predictions.csv')
-    res = judge(df, known, out, table.attrs['root'], seen=seen)
+    res = judge(df, known, out, table.attrs['root'], headers=table, learn=learns[0])
     say(f"weighted log loss {res['weighted_log_loss']:.4f} (guessing: {res['prevalence_log_loss']:.4f}), {res['n_slices']} slices → {out/'report.html'}")
 
 @command

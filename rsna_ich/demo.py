@@ -12,7 +12,7 @@ import pandas as pd
 from .core import DataError, write_whole
 from .data import slice_table
 from .evaluate import evaluate
-from .headers import save_headers, scan_paths
+from .headers import load_headers, save_headers, scan_paths
 from .infer import predict
 from .labels import read_labels, save_predictions, to_long, write_submission
 from .learner import load_model, train_model
@@ -81,6 +81,7 @@ def run_demo(
         return preds
     def judge(preds):
         write_submission(preds, out/'sample_submission.csv', out/'submission.csv')
-        return evaluate(preds, read_labels(out/'test'/'labels.csv'), out, root=out, title='Demo on phantom studies')
+        known,files = read_labels(out/'test'/'labels.csv'),load_headers(out/'headers.parquet')
+        return evaluate(preds, known, out, root=out, title='Demo on phantom studies', headers=files, learn=load_model(out/'model'))
     return _timed([('phantom studies, scan, labels', lambda _: demo_data(out, studies, test_studies, size, seed, workers)), ('store of cropped slices', crop), ('training', fit),
         ('prediction with test-time augmentation', ask), ('submission, metrics, report', judge)])

@@ -86,8 +86,8 @@ def what_to_do(
     todo = sorted((o for s in sections for o in s.findings if o.action), key=lambda o: (ACTIONS.index(o.action), -o.weight))
     return pd.DataFrame([dict(zip(('what', 'images', 'to do', 'in words'), (o.topic, o.n, o.action, o.text))) for o in todo])
 
-# %% ../nbs/10_eda.ipynb #e7071776
-_STYLE = 'nav{position:sticky;top:0;background:var(--bg);padding:8px 0;border-bottom:1px solid var(--line);z-index:2}nav a{color:var(--fg);margin-right:14px;white-space:nowrap}section{scroll-margin-top:48px}td.txt{white-space:normal}'
+# %% ../nbs/10_eda.ipynb #9a48385c
+_STYLE = 'nav{display:flex;flex-wrap:wrap;gap:4px 14px;position:sticky;top:0;background:var(--bg);padding:8px 0;border-bottom:1px solid var(--line);z-index:2}nav a{color:var(--fg);white-space:nowrap}section{scroll-margin-top:48px}td.txt{white-space:normal}'
 
 def _counts(headers, labels):
     "Cards for the top of the page"

@@ -9,9 +9,11 @@ __all__ = ['source_table', 'predict', 'changed_since', 'Prediction']
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
+from scipy.special import expit, logit
 from .archive import is_archive
+from .calibrate import coherent
 from .core import DataError, DicomError, LABELS, RESEARCH_ONLY, progress
-from .data import correct_prior, mend, neighbour_rows, series_order
+from .data import mend, neighbour_rows, series_order
 from .headers import load_headers, scan, scan_paths
 from .learner import ICHLearner, Views
 from .pixels import SliceReader, ahead, changed_pixels
@@ -80,9 +82,10 @@ def _answers(table, learn, tta, bs, threads):
 
 def _probs(table, learn, out):
     "Probabilities [N,6], in the light of the series where the model has learnt to see it"
-    if learn.series is None: return correct_prior(1/(1 + np.exp(-out)), learn.negatives_kept)
+    alone = learn.answer(expit(out[:,-len(LABELS):]))
+    if learn.series is None: return alone
     out[:,-len(LABELS):] = true_logits(out[:,-len(LABELS):], learn.negatives_kept)
-    return 1/(1 + np.exp(-in_context(learn.series, table, out)))
+    return coherent(expit(in_context(learn.series, table, out, logit(alone))))
 
 # %% ../nbs/12_infer.ipynb #36c6984e
 def predict(

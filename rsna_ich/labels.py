@@ -104,11 +104,13 @@ def _from_wide(t, path):
     if odd or not names: raise LabelError(f"{path}: unknown label columns {_some(odd) or '(none at all)'}; the labels are {', '.join(LABELS)}")
     idx,again,first = _repeats(t['ID'].combine_chunks())
     vals = {l:_values01(t[l], path, l) if l in names else np.full(len(t), np.nan, np.float32) for l in LABELS}
-    return pd.DataFrame(dict(sop=idx, **{l:_once(idx, v, again, first, f'{path}, {l}') for l,v in vals.items()})), len(first)*len(names)
+    df = pd.DataFrame(dict(sop=idx, **{l:_once(idx, v, again, first, f'{path}, {l}') for l,v in vals.items()}))
+    if 'source' in t.column_names: df['source'] = t['source'].to_pandas()[~again].to_numpy()
+    return df, len(first)*len(names)
 
 def read_labels(
     csv, # Kaggle's long CSV (ID, Label), or a wide one (ID and a column a label)
-)->pd.DataFrame: # one row an image: `sop`, then `LABELS` as float32 in 0, 1, NaN (not known); `attrs['repeats']` counts the repeated lines
+)->pd.DataFrame: # one row an image: `sop`, then `LABELS` as float32 in 0, 1, NaN (not known), and `source` where a wide file has it; `attrs['repeats']` counts the repeated lines
     "The label table of a CSV file; a `LabelError` for contradictions, unknown labels and other values"
     path = Path(csv).name
     t = _read_csv(csv)

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 import rsna_ich
+from .calibrate import calibrated, fit_calibration
 from .core import DataError, LABELS, MAX_SIDE, ModelError, write_whole
 from .data import CTBatch, ICHDataLoaders, LabelBlock, ReadSlice, SliceDL, correct_prior, get_file, get_labels, sampled_split
 from .metrics import WeightedLogLoss, ich_metrics, summarise
@@ -37,7 +38,7 @@ from .windows import CTTransform, WINDOWS
 # %% ../nbs/10_learner.ipynb #e0ee62a9
 class ICHLearner(Learner):
     "A fastai `Learner` that knows its architecture, the chain from HU to its input, and which share of negatives it was trained with"
-    arch,pretrained,negatives_kept,data,saved_metrics,series = None,False,1.,{},None,None
+    arch,pretrained,negatives_kept,data,saved_metrics,calibration,series = None,False,1.,{},None,None,None
     @property
     def ct(self)->CTBatch: return next(t for t in self.dls.valid.after_batch.fs if isinstance(t, CTBatch))
     @property
@@ -224,6 +225,15 @@ def tta(
     "Predictions averaged over fixed views, in logit space; as the network has them, see `data.correct_prior`"
     with _viewing(self, Views(self.model, flip, shift)), self.no_bar(): return self.get_preds(ds_idx, dl)
 
+# %% ../nbs/10_learner.ipynb #a8bddc0b
+@patch
+def answer(
+    self:ICHLearner,
+    probs, # [N,6], array, of the network, as from `get_preds` or `tta`
+): # [N,6], array
+    "Probabilities as they are given out: for the true prevalence, calibrated, `any` not below a subtype"
+    return calibrated(correct_prior(probs, self.negatives_kept), self.calibration and self.calibration['temperature'])
+
 # %% ../nbs/10_learner.ipynb #f08d2baa
 def fingerprint(df:pd.DataFrame)->str: # hex
     "SHA-256 of which slices and labels a table holds, whatever its order"
@@ -262,8 +272,10 @@ def save_model(
         save_file(weights, tmp)
         sha = hashlib.sha256(tmp.read_bytes()).hexdigest()
     data = _data_config(self.dls) or self.data
+    cal = dict(self.calibration or {})
     config = dict(format=1, version=rsna_ich.__version__, arch=self.arch, labels=LABELS, chain=self.chain.config, item_size=self.ct.item_size,
-        hu=HU_RULES, temperature=None, thresholds=None, data=data, metrics=self.saved_metrics, negatives_kept=self.negatives_kept, weights_sha256=sha)
+        hu=HU_RULES, temperature=cal.pop('temperature', None), thresholds=cal.pop('thresholds', None), calibration=cal, data=data,
+        metrics=self.saved_metrics, negatives_kept=self.negatives_kept, weights_sha256=sha)
     with write_whole(folder/'config.json') as tmp: tmp.write_text(json.dumps(config, indent=2))
 
 HU_RULES = 'stored*slope+intercept; 12 bit unsigned with intercept 0 or 1: (stored+1000) mod 4096 - 1000'
@@ -302,6 +314,13 @@ def _no_data(size, chain):
     dls = [SliceDL(ds.subset(i), num_workers=0, after_batch=[CTBatch(chain, size)], do_setup=False) for i in range(2)]
     return DataLoaders(*dls, device=default_device())
 
+def _calibration(cfg):
+    "Temperatures and thresholds of a configuration, with what is known of them; None where there are none"
+    if cfg.get('temperature') is None: return None
+    temperature = {l:float(cfg['temperature'][l]) for l in LABELS}
+    if not all(.01 <= v <= 100 for v in temperature.values()): raise ValueError('a temperature is 0.01 to 100')
+    return dict(cfg.get('calibration') or {}, temperature=temperature, thresholds={l:(cfg.get('thresholds') or {}).get(l) for l in LABELS})
+
 def load_model(
     folder, # from `save_model`
     dls=None, # data to go on training with; none is needed for prediction
@@ -313,7 +332,8 @@ def load_model(
         chain,size,kept = CTTransform(**cfg['chain']),int(cfg['item_size']),float(cfg.get('negatives_kept', 1))
         if not 1 <= size <= MAX_SIDE: raise ValueError(f'item_size is 1 to {MAX_SIDE}')
         if not 0 < kept <= 1: raise ValueError('negatives_kept is a share, above 0 and up to 1')
-    except (TypeError, ValueError, DataError) as e: raise ModelError(f"{Path(folder).name}/config.json: the chain or size can't be used ({e})") from e
+        calibration = _calibration(cfg)
+    except (TypeError, ValueError, KeyError, AttributeError, DataError) as e: raise ModelError(f"{Path(folder).name}/config.json: the chain, size or calibration can't be used ({e})") from e
     model = build_model(cfg['arch'], chain.n_channels, False)
     read_weights(folder, cfg['weights_sha256'], model)
     dls = dls or _no_data(size, chain)
@@ -321,6 +341,7 @@ def load_model(
     learn = ICHLearner(dls, model, loss_func=WeightedLogLoss(), metrics=ich_metrics(), splitter=default_split, cbs=[ChannelsLast(), *_gpu_cbs(dls)])
     learn.arch,learn.pretrained,learn.negatives_kept = cfg['arch'],True,kept
     learn.data,learn.saved_metrics = cfg.get('data', {}),cfg.get('metrics')
+    learn.calibration = calibration
     learn.model.to(dls.device)
     return learn
 
@@ -372,7 +393,7 @@ def train_model(
     neighbours:int=0, # slices before and after each one that are channels too
     splitter=None, # from the table to the row numbers of training and validation, such as a `SavedSplitter`; `PatientSplitter` of folds and seed when None
 ): # the learner, saved in `out`
-    "Train with `fit_rapid` on a patient split, and save the model with its figures on the held-back patients"
+    "Train with `fit_rapid` on a patient split, and save the model with its calibration and its figures on the held-back patients"
     set_seed(seed, reproducible=True)
     if store is not None: df = df[df.row.notna()]
     df = df.reset_index(drop=True)
@@ -387,6 +408,8 @@ def train_model(
         learn.fit_rapid(epochs, lr=lr, sizes=sizes)
         p,y = learn.get_preds()
     patients = df.patient.iloc[split[1]].astype(object).to_numpy()
-    learn.saved_metrics = dict(validation=summarise(correct_prior(p.numpy(), kept), y.numpy(), patients))
+    p,y = correct_prior(p.numpy(), kept),y.numpy()
+    learn.saved_metrics = dict(validation=summarise(p, y, patients))
+    learn.calibration = fit_calibration(p, y, dict(part='valid', **{k:v for k,v in learn.data['valid'].items() if k != 'patient_hashes'}))
     learn.save_model(out)
     return learn

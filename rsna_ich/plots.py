@@ -95,7 +95,7 @@ def plot_heat(
     most = most or float(np.nanmax(np.abs(off), initial=0)) or 1.
     ax.imshow(v, cmap=SIGNED if signed else AMOUNT, vmin=-most if signed else 0, vmax=most, aspect='auto')
     for i,j in np.ndindex(*v.shape):
-        if v[i,j] == v[i,j]: ax.text(j, i, format(v[i,j], spec), ha='center', va='center', fontsize=8, color='white' if abs(v[i,j]) > .55*most else '#1b1f26')
+        if v[i,j] == v[i,j]: ax.text(j, i, format(v[i,j], spec), ha='center', va='center', fontsize=8, color='#fdfdfd' if abs(v[i,j]) > .55*most else '#1b1f26')
     ax.set_xticks(range(v.shape[1]), list(map(str, values.columns)), rotation=30, ha='right', rotation_mode='anchor')
     ax.set_yticks(range(v.shape[0]), list(map(str, values.index)))
     ax.set_title(title)

@@ -134,3 +134,8 @@ def test_the_real_labels(real, tmp_path):
     assert df[list(LABELS)].sum().astype(int).tolist() == [97_103, 2_761, 32_564, 23_766, 32_122, 42_496]
     assert df[list(SUBTYPES)].sum(axis=1).value_counts().sort_index().tolist() == [577_155, 67_969, 22_587, 5_642, 885, 20]
     assert (df[list(SUBTYPES)].max(axis=1) == df['any']).all()
+
+def test_a_wide_file_keeps_its_sources(tmp_path):
+    (tmp_path/'w.csv').write_text('ID,any,source\na,1,north\nb,0,south\na,1,north\nc,,\n')
+    df = read_labels(tmp_path/'w.csv')
+    assert df.sop.tolist() == ['a', 'b', 'c'] and df.source[:2].tolist() == ['north', 'south'] and df['any'][:2].tolist() == [1, 0]

@@ -32,6 +32,31 @@ def test_what_is_kept_with_a_model(model, table):
     assert cfg['data']['train']['slices'] + cfg['data']['valid']['slices'] == len(table)
     assert cfg['metrics']['validation']['n_slices'] == cfg['data']['valid']['slices']
 
+def test_the_answer_is_calibrated_and_its_data_is_told(model, table):
+    cfg = json.loads((model/'config.json').read_text())
+    valid = {k:cfg['data']['valid'][k] for k in ('slices', 'patients', 'fingerprint')}
+    assert cfg['calibration']['data'] == dict(part='valid', **valid) and 'without bias' in cfg['calibration']['method']
+    assert list(cfg['temperature']) == list(cfg['thresholds']) == list(LABELS)
+    learn,files = load_model(model),list(table.file[:8])
+    learn.calibration = None
+    plain = predict(files, learn)[list(LABELS)].to_numpy()
+    learn.calibration = dict(temperature=dict.fromkeys(LABELS, 2.))
+    softer = predict(files, learn)[list(LABELS)].to_numpy()
+    assert np.allclose(softer, 1/(1+np.sqrt(1/plain-1)), atol=1e-5) and (softer[:,0] == softer.max(1)).all()
+
+def test_the_prevalence_is_put_right_before_the_temperature(model):
+    from rsna_ich.data import correct_prior
+    learn,p = load_model(model),np.random.default_rng(0).uniform(.01, .99, (50, 6))
+    learn.negatives_kept,learn.calibration = .2,dict(temperature=dict.fromkeys(LABELS, 2.))
+    assert np.allclose(learn.answer(p)[:,1:], 1/(1+np.sqrt(1/correct_prior(p, .2)-1))[:,1:])
+
+def test_a_model_without_calibration_answers_as_it_did(model, table, tmp_path):
+    out,files = _copy(model, tmp_path),list(table.file[:3])
+    cfg = json.loads((out/'config.json').read_text())
+    for k in ('temperature', 'thresholds', 'calibration'): del cfg[k]
+    (out/'config.json').write_text(json.dumps(cfg))
+    assert load_model(out).calibration is None and predict(files, out)['any'].notna().all()
+
 @pytest.mark.parametrize('bs,threads', [(1, 1), (7, 1), (64, None), (16, 3)])
 def test_prediction_does_not_depend_on_batches_or_threads(model, table, bs, threads):
     files = list(table.file[:20])
@@ -89,7 +114,8 @@ def _edit(out, **values):
 @pytest.mark.parametrize('values,says', [
     (dict(labels=list(LABELS[::-1])), 'its labels are'), (dict(format=2), 'format 2'), (dict(arch='os.system'), 'timm has no model'), (dict(arch='hf-hub:x/y'), 'timm has no model'),
     (dict(arch='resnet18'), "don't fit the architecture"), (dict(item_size='big'), "can't be used"), (dict(item_size=0), "can't be used"), (dict(negatives_kept=0), "can't be used"), (dict(chain=dict(bogus=1)), "can't be used"),
-    (dict(weights_sha256='0'*64), 'not the weights')])
+    (dict(weights_sha256='0'*64), 'not the weights'), (dict(temperature=dict(any=1)), "can't be used"), (dict(temperature=dict.fromkeys(LABELS, -1)), "a temperature is 0.01 to 100"),
+    (dict(temperature=dict.fromkeys(LABELS, float('nan'))), "a temperature is"), (dict(thresholds=[.5]*6), "can't be used"), (dict(calibration='by eye'), "can't be used")])
 def test_edited_configurations_are_refused(model, tmp_path, values, says):
     out = _copy(model, tmp_path)
     _edit(out, **values)

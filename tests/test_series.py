@@ -65,7 +65,7 @@ def test_the_series_model_is_used_where_there_is_a_series(model, table):
 
 def test_validation_and_prediction_see_the_same_neighbours(model, table):
     learn = load_model(model, ICHDataLoaders.from_table(table, size=32, chain=dict(neighbours=1), n_folds=3, bs=16))
-    with learn.no_bar(): p = learn.get_preds()[0].numpy()
+    with learn.no_bar(): p = learn.answer(learn.get_preds()[0].numpy())
     got = predict(table, load_model(model)).set_index('sop').loc[learn.dls.valid.dataset.items.sop]
     np.testing.assert_allclose(p, _values(got), atol=1e-4)
 

@@ -15,6 +15,6 @@ def lines(key): return [o for o in cfg.get(key, '').splitlines() if o.strip()]
 
 setup(name=name, version=version, description=cfg['description'], keywords=cfg['keywords'].split(), license=cfg['license'],
     author=cfg['author'], long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
-    python_requires=f">={cfg['min_python']}", install_requires=lines('requirements'), extras_require={o:lines(f'{o}_requirements') for o in ('dev', 'bench')},
+    python_requires=f">={cfg['min_python']}", install_requires=lines('requirements'), extras_require={o:lines(f'{o}_requirements') for o in ('dev', 'bench', 'offline')},
     entry_points=dict(console_scripts=lines('console_scripts'), nbdev=[f'{name}={name}._modidx:d']),
     packages=find_packages(include=[name, f'{name}.*']), include_package_data=True, zip_safe=False)

@@ -204,6 +204,9 @@ def train(
     size:int=256, # Pixels a side that the network sees (a store has decided that already)
     windows:str='brain subdural brain_bone', # CT windows, one channel each: names or width,level
     crop:bool=True, # Crop to the head (a store has decided that already)
+    neighbours:int=0, # So many slices before and after each one are channels too, 0 to 5
+    context:bool=False, # Teach a series model on the held-back patients, and keep it if it is worth it
+    all_folds:bool=False, # Train a model for each part of the patients, to be used together; goes on where it was stopped
     epochs:int=4, # Passes over the training slices, after one with a frozen body when pretrained
     lr:float|None=None, # Highest learning rate; found by a test when not given
     bs:int=64, # Batch size
@@ -216,18 +219,27 @@ def train(
     root:Path|None=None): # Where the files are now, if they have moved since the scan
     "Train a model on the labelled slices, holding back whole patients to measure it."
     check_counts(size=size, epochs=epochs, bs=bs)
-    check_counts(0, fold=fold, workers=workers, seed=seed)
+    check_counts(0, fold=fold, workers=workers, seed=seed, neighbours=neighbours)
     if lr is not None and not 0 < lr < 100: raise DataError(f'--lr must be above 0 and below 100, not {lr:g}')
     if split and folds is not None: raise DataError('--folds has no meaning with --split, whose file says how many there are')
     chans,folds = parse_windows(windows),5 if folds is None else folds
     from rsna_ich.splits import SavedSplitter
     splitter = SavedSplitter(split, fold) if split else None
     df,store = labelled_slices(source, labels, root)
-    from rsna_ich.learner import train_model
-    learn = train_model(df, out, arch, store.settings['size'] if store else size, chans, epochs, lr, pretrained, bs, folds, fold, crop, negatives, store,
-        workers, seed, splitter=splitter)
-    res = learn.saved_metrics['validation']
-    say(f"held-back patients: weighted log loss {res['weighted_log_loss']:.4f} (guessing: {res['prevalence_log_loss']:.4f}), {res['n_slices']} slices → {out}")
+    options = dict(arch=arch, size=store.settings['size'] if store else size, windows=chans, epochs=epochs, lr=lr, pretrained=pretrained, bs=bs, crop=crop)
+    options |= dict(negatives=negatives, num_workers=workers, neighbours=neighbours)
+    if all_folds:
+        from rsna_ich.series import train_folds
+        res,whom = train_folds(df, out, folds, split, context, store, seed, **options),'out-of-fold'
+    else:
+        from rsna_ich.learner import train_model
+        learn = train_model(df, out, n_folds=folds, fold=fold, store=store, seed=seed, splitter=splitter, **options)
+        res,whom = learn.saved_metrics['validation'],'held-back patients'
+    say(f"{whom}: weighted log loss {res['weighted_log_loss']:.4f} (guessing: {res['prevalence_log_loss']:.4f}), {res['n_slices']} slices → {out}")
+    if context and not all_folds:
+        from rsna_ich.series import load_detector, save_context
+        figures = save_context(load_detector(out), df, out, store, seed)
+        say(f"in the context of the series: {figures['series']['weighted_log_loss']:.4f}")
 
 # %% ../nbs/17_cli.ipynb #a323e3ec
 @command
@@ -273,13 +285,13 @@ def evaluate(
     table,known = load_headers(headers, root),read_labels(labels)
     from rsna_ich.evaluate import evaluate as judge, labelled, seen_patients
     from rsna_ich.infer import predict as ask
-    from rsna_ich.learner import load_model
-    table,learn = labelled(table, known),load_model(model)
-    seen = seen_patients(table, learn)
+    from rsna_ich.series import load_detectors
+    table,learns = labelled(table, known),load_detectors(model)
+    seen = max(seen_patients(table, o) for o in learns)
     if seen: say(f'warning: the model was trained on {seen} of these {table.patient.nunique()} patients, so the figures will flatter it')
-    df = ask(table, learn, tta)
+    df = ask(table, learns, tta)
     save_predictions(df, out/'predictions.csv')
-    res = judge(df, known, out, table.attrs['root'], headers=table, learn=learn)
+    res = judge(df, known, out, table.attrs['root'], headers=table, learn=learns[0])
     say(f"weighted log loss {res['weighted_log_loss']:.4f} (guessing: {res['prevalence_log_loss']:.4f}), {res['n_slices']} slices → {out/'report.html'}")
 
 @command

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['slice_table', 'sampled_split', 'correct_prior', 'CTSlice', 'CTImage', 'LabelTensor', 'LabelSet', 'ToLabels',
-           'StoredSlices', 'FileSlices', 'StoreSlices', 'Labelled', 'SliceDL', 'CTBatch', 'ReadSlice', 'CTBlock',
-           'LabelBlock', 'get_file', 'get_labels', 'block_fetch', 'balanced_weights', 'ICHDataLoaders', 'show_results']
+           'series_order', 'neighbour_rows', 'StoredSlices', 'FileSlices', 'StoreSlices', 'Nearby', 'mend', 'Labelled',
+           'SliceDL', 'CTBatch', 'ReadSlice', 'CTBlock', 'LabelBlock', 'get_file', 'get_labels', 'block_fetch',
+           'balanced_weights', 'ICHDataLoaders', 'show_results']
 
 # %% ../nbs/08_data.ipynb #41f43f01
 import warnings
@@ -17,7 +18,7 @@ from fastai.vision.all import *
 from plum import dispatch
 from .core import DataError, LABELS
 from .dicom import window_hu
-from .headers import in_slice_order, scan_paths, table_root
+from .headers import in_slice_order, scan_paths, slice_position, table_root
 from .labels import _some
 from .pixels import Buffers, SliceReader, ahead, read_slice
 from .splits import PatientSplitter
@@ -98,9 +99,33 @@ class ToLabels(Transform):
     def encodes(self, o): return LabelTensor(torch.tensor(np.asarray(o, np.float32)))
     def decodes(self, o:LabelTensor): return LabelSet(l for l,v in zip(LABELS, o) if v > .5)
 
+# %% ../nbs/08_data.ipynb #d1afc30d
+def series_order(
+    df:pd.DataFrame, # a header table or slice table, in any order
+): # row numbers, series by series and each from low to high; [rows] the places in it at which a row's series begins, and ends
+    "Where the series of a table are; a slice without a position or a series is one of its own"
+    pos = np.asarray(slice_position(df), float)
+    alone = np.isnan(pos) | df.series.isna().to_numpy(bool) | (df.series == '').fillna(True).to_numpy(bool)
+    series = np.where(alone, -1-np.arange(len(df)), df.groupby(['study', 'series'], dropna=False, sort=False).ngroup())
+    order = np.lexsort((df.path.astype(str), pos, series))
+    new = np.r_[True, np.diff(series[order]) != 0]
+    starts,n = np.flatnonzero(new),np.cumsum(new)-1
+    return order, starts[n], np.r_[starts[1:], len(df)][n]
+
+def neighbour_rows(
+    df:pd.DataFrame, # a header table or slice table, in any order
+    k:int, # neighbours on each side
+)->np.ndarray: # [rows,2k+1] row numbers, from k slices lower to k higher in the same series; the middle one is the row's own
+    "Where the neighbours of each slice are"
+    order,first,end = series_order(df)
+    res = np.empty((len(df), 2*k+1), np.int64)
+    res[order] = order[(np.arange(len(df))[:,None] + np.arange(-k, k+1)).clip(first[:,None], end[:,None]-1)]
+    return res
+
 # %% ../nbs/08_data.ipynb #bedbc8c0
 class StoredSlices(TensorImage):
-    "Slices as they lie in files or in a store, [B,1,H,W], with `to_hu` that makes HU of them"
+    "Slices as they lie in files or in a store, [B,1,H,W], with `to_hu` that makes HU of them, and `near`, which of them make up each item"
+    near = None
 
 def _as_stored(px, to_hu):
     x = StoredSlices(px)
@@ -130,18 +155,46 @@ class StoreSlices:
         px = np.take(kept, self.rows[idxs], axis=0, out=self.buffers.take((len(idxs), *kept.shape[1:]), kept.dtype), mode='clip') # or `out` would be buffered
         return _as_stored(torch.from_numpy(px)[:,None], partial(from_codes, self.store.levels)), []
 
+# %% ../nbs/08_data.ipynb #00f096d8
+class Nearby:
+    "Slices with their neighbours"
+    def __init__(self,
+        source, # `FileSlices` or `StoreSlices`
+        rows, # [N,2k+1] which of `source` make up each item, from `neighbour_rows`
+    ):
+        self.source,self.rows,self.waits = source,rows,source.waits
+    def __len__(self): return len(self.rows)
+    def alone(self, idxs):
+        "Slices without their neighbours"
+        return self.source.fetch(self.rows[idxs,self.rows.shape[1]//2])
+    def fetch(self, idxs):
+        "Each slice that is needed once, `near` saying where, and the places in `idxs` that couldn't be read"
+        need,near = np.unique(self.rows[idxs], return_inverse=True)
+        x,bad = self.source.fetch(need)
+        x.near,lost = mend(near.reshape(len(idxs), -1), bad)
+        return x, np.flatnonzero(lost).tolist()
+
+def mend(
+    near, # [B,2k+1] places in a batch
+    bad, # the places of slices that couldn't be read
+): # `near` with the slice itself in place of such neighbours; [B] bool, where the slice itself couldn't be read
+    "Do without neighbours that can't be read"
+    own = near[:,near.shape[1]//2,None]
+    return np.where(np.isin(near, bad), own, near), np.isin(own[:,0], bad)
+
 # %% ../nbs/08_data.ipynb #07b4742d
 class Labelled:
     "A source of slices with their labels, in place of fastai's `Datasets`; what can't be read has no labels, which the loss leaves out"
     n_inp = 1
     def __init__(self, source, y, split_idx=None, items=None): self.source,self.y,self.split_idx,self.items = source,np.asarray(y, np.float32),split_idx,items
     def __len__(self): return len(self.source)
-    def fetch(self, idxs):
-        x,bad = self.source.fetch(idxs)
+    def _pair(self, fetch, idxs):
+        x,bad = fetch(idxs)
         y = self.y[idxs]
         y[bad] = np.nan
         return x, LabelTensor(torch.from_numpy(y))
-    def __getitem__(self, i): return tuple(o[0] for o in self.fetch([i]))
+    def fetch(self, idxs): return self._pair(self.source.fetch, idxs)
+    def __getitem__(self, i): return tuple(o[0] for o in self._pair(getattr(self.source, 'alone', self.source.fetch), [i]))
     def decode(self, o, full=True): return o[0], ToLabels().decode(o[1])
 
 class SliceDL(TfmdDL):
@@ -161,7 +214,8 @@ class SliceDL(TfmdDL):
         tfm = next((o for o in self.after_batch.fs if hasattr(o, 'item_size')), None)
         if isinstance(dataset, (list, tuple, pd.DataFrame)) and isinstance(self.dataset, Labelled) and tfm:
             table = dataset if isinstance(dataset, pd.DataFrame) else scan_paths(dataset)
-            dataset = Labelled(FileSlices(table, tfm.item_size), np.full((len(table), len(LABELS)), np.nan), items=table)
+            source,k = FileSlices(table, tfm.item_size),tfm.chain.neighbours
+            dataset = Labelled(Nearby(source, neighbour_rows(table, k)) if k else source, np.full((len(table), len(LABELS)), np.nan), items=table)
             if tfm.fitted: kwargs['after_batch'] = [type(tfm)(tfm.chain, tfm.item_size)]
         res = super().new(dataset, cls, **kwargs)
         if res.dataset is self.dataset: res.wgts,res.groups,res.fetch = self.wgts,self.groups,self.fetch if res.fetch is not None else None
@@ -187,12 +241,13 @@ class CTBatch(Transform):
     def __call__(self, b, split_idx=None, **kwargs):
         self.chain.train(split_idx == 0 and not self.still)
         return super().__call__(b, split_idx=split_idx, **kwargs)
-    def _chained(self, hu):
-        with torch.no_grad(): return CTImage(self.chain.to(hu.device)(hu, self.fitted))
+    def _chained(self, hu, near=None):
+        with torch.no_grad(): return CTImage(self.chain.to(hu.device)(hu, self.fitted, near))
     def encodes(self, x:CTSlice): return self._chained(x.as_subclass(torch.Tensor))
     def encodes(self, x:LabelTensor): return x # a type without a method would be looked up in vain, and the failure keeps the batch alive
-    def encodes(self, x:StoredSlices): return self._chained(x.to_hu(x.as_subclass(torch.Tensor)))
+    def encodes(self, x:StoredSlices): return self._chained(x.to_hu(x.as_subclass(torch.Tensor)), x.near)
     def decodes(self, x:CTImage):
+        x = x.narrow(-3, self.chain.neighbours*self.chain.views, self.chain.views) # the slice itself
         mean,std = [x.new_tensor(v if v is not None else d).reshape(-1, 1, 1) for v,d in ((self.chain.config['mean'], 0.), (self.chain.config['std'], 1.))]
         return CTImage((x*std + mean).clamp(0, 1))
 
@@ -208,6 +263,7 @@ def CTBlock(
 ):
     "A fastai block for head-CT slices from files"
     chain = chain if isinstance(chain, CTTransform) else CTTransform(**(chain or {}))
+    if chain.neighbours: raise DataError('a block sees items one by one and knows no neighbours; use ICHDataLoaders.from_table or from_store')
     return TransformBlock(type_tfms=ReadSlice(size), batch_tfms=CTBatch(chain, size), dl_type=SliceDL)
 
 def LabelBlock():
@@ -278,13 +334,15 @@ class ICHDataLoaders(DataLoaders):
         num_workers=0, device=None, splitter=None,
     ):
         "Training and validation batches, split by patient"
-        dls = []
+        dls,k = [],tfm.chain.neighbours
+        if k: whole,near = source(df),neighbour_rows(df, k)
         for i,idx in enumerate((splitter or PatientSplitter(n_folds, fold, seed))(df)):
             part = df.iloc[idx].reset_index(drop=True)
             part.attrs = df.attrs
             draw = {} if i else dict(wgts=None if balance is None else balanced_weights(part, balance), groups=None if by is None else part[by])
             kwargs = dict(bs=bs, shuffle=i == 0, drop_last=i == 0, num_workers=num_workers, device=device)
-            dls.append(SliceDL(Labelled(source(part), part[list(LABELS)], i, part), after_batch=[tfm], **draw, **kwargs))
+            slices = Nearby(whole, near[idx]) if k else source(part)
+            dls.append(SliceDL(Labelled(slices, part[list(LABELS)], i, part), after_batch=[tfm], **draw, **kwargs))
         return cls(*dls, device=device or default_device())
     @classmethod
     def from_table(cls, df, size=256, chain=None, **kwargs):

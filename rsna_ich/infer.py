@@ -9,11 +9,15 @@ __all__ = ['source_table', 'predict', 'changed_since', 'Prediction']
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
+from scipy.special import expit, logit
 from .archive import is_archive
+from .calibrate import coherent
 from .core import DataError, DicomError, LABELS, RESEARCH_ONLY, progress
+from .data import mend, neighbour_rows, series_order
 from .headers import load_headers, scan, scan_paths
-from .learner import ICHLearner, Views, load_model
+from .learner import ICHLearner, Views
 from .pixels import SliceReader, ahead, changed_pixels
+from .series import SliceFeatures, ensemble_mean, in_context, load_detectors, true_logits
 
 # %% ../nbs/12_infer.ipynb #35f9096c
 def source_table(
@@ -30,21 +34,27 @@ def source_table(
     return df
 
 # %% ../nbs/12_infer.ipynb #4ccde7a2
-def _probs(learn, model, batch):
-    "Probabilities [B,6] of one `StoredBatch`, NaN where a slice couldn't be read"
-    res,(b,keep) = np.full((len(batch.coding), len(LABELS)), np.nan), batch.good()
-    if not keep: return res
+def _outputs(learn, net, batch, near, own):
+    "What `net` says of each of `own` in a `StoredBatch`, whose neighbours are `near`, [N,n]; and the places in `own` of those that could be read"
+    if near is None: b,keep = batch.good()
+    else:
+        b,(near,lost) = batch,mend(near, list(batch.errors))
+        keep = np.flatnonzero(~lost)
+        near = near[keep]
+    if not len(keep): return [], []
     px = torch.from_numpy(b.px).to(learn.dls.device)
-    hu = b.hu(learn.ct.item_size, px)
-    res[keep] = learn.answer(model(learn.chain.to(px.device)(hu)).float().sigmoid().cpu().numpy())
-    return res
+    return net(learn.chain.to(px.device)(b.hu(learn.ct.item_size, px), near=near)).float().cpu().numpy(), keep
 
-def _batches(reader, bs):
-    "Row numbers and `StoredBatch` of each batch, read one ahead"
-    parts = [np.arange(i, min(i+bs, len(reader))) for i in range(0, len(reader), bs)]
-    with progress(range(len(reader)), 'predicting') as bar:
-        for idxs,b in zip(parts, ahead(reader.read, parts)):
-            yield idxs, b
+def _batches(df, learn, bs, threads):
+    "Row numbers, their `StoredBatch`, their neighbours' places in it or None, and their own; read one ahead"
+    reader,k = SliceReader(df, learn.ct.item_size, threads, notes=True),learn.chain.neighbours
+    rows = series_order(df)[0] if k else np.arange(len(df)) # in this order most neighbours are of the same batch
+    parts,near = [rows[i:i+bs] for i in range(0, len(df), bs)],neighbour_rows(df, k) if k else None
+    need = [np.unique(near[o], return_inverse=True) if k else (o, None) for o in parts]
+    with progress(range(len(df)), 'predicting') as bar:
+        for idxs,(_,at),b in zip(parts, need, ahead(reader.read, [o for o,_ in need])):
+            at = at.reshape(len(idxs), -1) if k else None
+            yield idxs, b, at, at[:,k] if k else np.arange(len(idxs))
             bar.update(len(idxs))
 
 def _kept(df, rows):
@@ -54,30 +64,46 @@ def _kept(df, rows):
     return res
 
 # %% ../nbs/12_infer.ipynb #97ba9d62
+def _answers(table, learn, tta, bs, threads):
+    "Probabilities, notes and errors for every row of a table whose errors are known so far"
+    rows,context = np.flatnonzero(table.error.isna()),learn.series is not None
+    net = SliceFeatures(learn.model) if context else learn.model
+    out,notes = np.full((len(table), len(LABELS) + (net.n_emb if context else 0)), np.nan),np.full((len(table), 2), None)
+    error = np.where(table.error.isna(), None, table.name.map(lambda o: Path(o).name) + ': ' + table.error)
+    learn.chain.eval()
+    net = (Views(net) if tta else net).eval()
+    with torch.inference_mode():
+        for idxs,b,near,own in _batches(_kept(table, rows), learn, bs, threads):
+            got,keep = _outputs(learn, net, b, near, own)
+            if len(keep): out[rows[idxs[keep]]] = got
+            notes[rows[idxs]] = [b.notes[i] or (None, None) for i in own]
+            for r,i in zip(rows[idxs], own): error[r] = b.errors.get(i)
+    return _probs(table, learn, out), notes, error
+
+def _probs(table, learn, out):
+    "Probabilities [N,6], in the light of the series where the model has learnt to see it"
+    alone = learn.answer(expit(out[:,-len(LABELS):]))
+    if learn.series is None: return alone
+    out[:,-len(LABELS):] = true_logits(out[:,-len(LABELS):], learn.negatives_kept)
+    return coherent(expit(in_context(learn.series, table, out, logit(alone))))
+
+# %% ../nbs/12_infer.ipynb #36c6984e
 def predict(
     source, # a file, a folder, an archive, a list of files, a header table, or the path of one
-    model, # an `ICHLearner`, or the folder of a saved model
+    model, # an `ICHLearner`, the folder of a saved model or of several, or a list of these
     tta:bool=False, # average over mirrored and shifted views?
     bs:int=64, # slices at a time
     threads:int=None, # that read files; two a core when None
 )->pd.DataFrame: # a row a file: `sop`, `LABELS`, then path, patient, study, series, z, error, pixels_sha256, flags
     "Six probabilities for every file of `source`, in input order; for files that can't be read, why"
-    learn = model if isinstance(model, ICHLearner) else load_model(model)
-    table = source_table(source).reset_index(drop=True)
+    learns,table = load_detectors(model),source_table(source).reset_index(drop=True)
     other = table.error.isna() & (table.modality != 'CT').fillna(True)
     table.loc[other, 'error'] = 'the modality is ' + table.modality[other].fillna('not given') + ', CT is wanted'
-    rows = np.flatnonzero(table.error.isna())
-    probs,notes = np.full((len(table), len(LABELS)), np.nan), np.full((len(table), 2), None)
-    error = np.where(table.error.isna(), None, table.name.map(lambda o: Path(o).name) + ': ' + table.error)
-    good = _kept(table, rows)
-    learn.chain.eval()
-    net = (Views(learn.model) if tta else learn.model).eval()
-    with torch.inference_mode():
-        for idxs,b in _batches(SliceReader(good, learn.ct.item_size, threads, notes=True), bs):
-            probs[rows[idxs]],notes[rows[idxs]] = _probs(learn, net, b),[o or (None, None) for o in b.notes]
-            for k,e in b.errors.items(): error[rows[idxs[k]]] = e
-    res = pd.concat([table[['sop']], pd.DataFrame(probs, columns=list(LABELS)), table['name patient study series z'.split()].rename(columns=dict(name='path'))], axis=1)
-    return res.assign(error=error, pixels_sha256=notes[:,0], flags=notes[:,1]).astype({c:'string' for c in 'sop patient study series path error pixels_sha256 flags'.split()})
+    each,notes,error = zip(*[_answers(table, o, tta, bs, threads) for o in learns])
+    probs = pd.DataFrame(ensemble_mean(each), columns=list(LABELS))
+    res = pd.concat([table[['sop']], probs, table['name patient study series z'.split()].rename(columns=dict(name='path'))], axis=1)
+    res = res.assign(error=error[0], pixels_sha256=notes[0][:,0], flags=notes[0][:,1])
+    return res.astype({c:'string' for c in 'sop patient study series path error pixels_sha256 flags'.split()})
 
 # %% ../nbs/12_infer.ipynb #f4f4c015
 def changed_since(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRID_MM', 'SLICE_MM', 'KERNEL', 'PREVALENCE', 'MIN_AREA', 'Phantom', 'CODINGS', 'BROKEN_CODINGS', 'MAX_SEED',
            'MAX_STUDIES', 'phantom_study', 'phantom_montage', 'phantom_volumes', 'write_dicom', 'write_phantom',
-           'write_headers_like']
+           'as_read', 'write_headers_like']
 
 # %% ../nbs/04_phantom.ipynb #9c034259
 import hashlib, os, struct
@@ -913,6 +913,31 @@ def write_phantom(
     with write_whole(out/'volumes.csv') as tmp: pd.DataFrame([v for _,v in done]).to_csv(tmp, index=False)
     write_labels(df, out/'labels.csv')
     return df
+
+# %% ../nbs/04_phantom.ipynb #1b60c66e
+def as_read(
+    df, # DataFrame with `study`, `z` and the labels, one row a slice
+    seed:int=0, # of the readers
+    ends:float=.3, # share of the first and last slices of a bleed that a reader doesn't call, and of the slices beside them that he does
+    missed:float=.05, # share of the bleeds, by study and subtype, that are overlooked
+    mistaken:float=.05, # share of them that are called another subtype
+): # a copy with other labels
+    "True labels as readers give them, one a study"
+    rng,rows = np.random.default_rng(seed),np.lexsort((df.z, df.study))
+    codes = np.unique(df.study.to_numpy(str)[rows], return_inverse=True)[1]
+    y,same = df[list(SUBTYPES)].to_numpy(bool)[rows],(np.diff(codes) == 0)[:,None]
+    below,above = np.zeros((2, *y.shape), bool)
+    below[1:],above[:-1] = y[:-1] & same,y[1:] & same
+    moved = (y & ~(below & above) | ~y & (below | above)) & (rng.random(y.shape) < ends)
+    gone,wrong = rng.random((2, codes[-1]+1, len(SUBTYPES))) < np.array([missed, mistaken])[:,None,None]
+    seen,other = (y ^ moved) & ~gone[codes],(np.arange(len(SUBTYPES)) + rng.integers(1, len(SUBTYPES), gone.shape)) % len(SUBTYPES)
+    read = seen & ~wrong[codes]
+    for i in range(len(SUBTYPES)):
+        hit = np.flatnonzero(seen[:,i] & wrong[codes,i])
+        read[hit,other[codes[hit],i]] = True
+    res = np.empty((len(df), len(LABELS)), int)
+    res[rows] = np.c_[read.any(1), read]
+    return df.assign(**dict(zip(LABELS, res.T)))
 
 # %% ../nbs/04_phantom.ipynb #88c3dbab
 @cache

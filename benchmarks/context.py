@@ -1,0 +1,96 @@
+"""What neighbours and series are worth: one slice, adjacent slices, a series model and gradient boosting on a hard phantom set.
+
+Small and pale bleeds, labels as readers give them, test patients that nobody saw. For each seed a slice model is trained on two thirds of the training patients,
+and what sees the series on what the slice model thinks of the other third. Everything is kept in --work, and a run that was stopped goes on there."""
+import argparse, json, time
+from pathlib import Path
+import numpy as np, pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+from scipy.special import expit, logit
+from rsna_ich.core import LABELS, write_whole
+from rsna_ich.data import neighbour_rows, slice_table
+from rsna_ich.headers import scan
+from rsna_ich.labels import read_labels
+from rsna_ich.learner import load_model, train_model
+from rsna_ich.metrics import auc, prevalence_log_loss, weighted_log_loss
+from rsna_ich.phantom import PREVALENCE, as_read, write_phantom
+from rsna_ich.series import fit_series, held_back, in_context, true_features
+from rsna_ich.store import prepare
+
+def phantoms(work, studies, test_studies, size, workers):
+    "Slice tables with true labels, and their stores"
+    res = {}
+    for name,n,seed in (('train', studies, 50), ('test', test_studies, 51)):
+        out = work/name
+        if not (out/'labels.csv').exists(): write_phantom(out, n, 128, seed, {k:2*v for k,v in PREVALENCE.items()}, faint=.8, workers=workers)
+        store = prepare(scan(out/'dicom'), work/f'{name}-store', size, read_size=128)
+        res[name] = slice_table(store.index, read_labels(out/'labels.csv')),store
+    return res
+
+def slice_model(work, data, k, seed, epochs, arch):
+    "What a trained slice model with k neighbours thinks of the third of the training patients that it didn't see, and of the test patients"
+    out = work/f'slices-{k}-{seed}'
+    df,store = data['train']
+    read = as_read(df, seed)
+    if not (out/'config.json').exists():
+        start = time.perf_counter()
+        train_model(read, out, arch, store.settings['size'], epochs=epochs, lr=4e-3, pretrained=False, bs=32, n_folds=3, fold=seed%3, negatives=2.,
+            store=store, seed=seed, ps=.2, neighbours=k)
+        print(f'{out.name}: {time.perf_counter()-start:.0f} s', flush=True)
+    learn = load_model(out)
+    parts = dict(held=(held_back(read, learn), store), test=data['test'])
+    if not (out/'features.npz').exists():
+        with write_whole(out/'features.npz') as tmp, open(tmp, 'wb') as f: np.savez(f, **{n:true_features(learn, *o) for n,o in parts.items()})
+    with np.load(out/'features.npz') as f: return {n:(parts[n][0], f[n]) for n in parts}
+
+def near_logits(df, logits, k=3):
+    "What a tree may look at: the logits of the slices around, their largest and mean in the series, and where the slice is"
+    pos = df.groupby(['study', 'series'], dropna=False).position.transform(lambda z: (z-z.min())/100).to_numpy()[:,None]
+    by = pd.DataFrame(logits).groupby([df.study.to_numpy(), df.series.to_numpy()])
+    return np.c_[logits[neighbour_rows(df, k)].reshape(len(df), -1), by.transform('max'), by.transform('mean'), pos]
+
+def boosted(held, logits, test, test_logits, seed):
+    "Gradient boosting over neighbours' logits, a model a label: logits of the test slices"
+    res,x,z = test_logits.copy(),near_logits(held, logits),near_logits(test, test_logits)
+    for i,l in enumerate(LABELS):
+        y = held[l].to_numpy(int)
+        trees = HistGradientBoostingClassifier(learning_rate=.05, max_iter=80, max_leaf_nodes=8, l2_regularization=5., random_state=seed)
+        if y.sum() >= 10: res[:,i] = logit(trees.fit(x, y).predict_proba(z)[:,1])
+    return res
+
+def contestants(got, seed):
+    "Logits of the test slices, by the way they were come to"
+    (held,x),(test,z) = got['held'],got['test']
+    smooth = z[:,-6:][neighbour_rows(test, 1)].mean(1)
+    trees = boosted(held, x[:,-6:], test, z[:,-6:], seed)
+    return dict(slices=z[:,-6:], smoothed=smooth, boosting=trees, series=in_context(fit_series(held, x, seed=seed), test, z))
+
+def figures(logits, df, seed):
+    "Against labels that other readers gave, and against the truth"
+    p,truth = expit(np.asarray(logits, float)),df[list(LABELS)].to_numpy(float)
+    read = as_read(df, 1000+seed)[list(LABELS)].to_numpy(float)
+    study = pd.DataFrame(dict(p=p[:,0], y=truth[:,0])).groupby(df.study.to_numpy()).max()
+    return dict(log_loss=weighted_log_loss(p, read), auc_any=float(auc(p, read)['any']), log_loss_truth=weighted_log_loss(p, truth),
+        auc_study=float(roc_auc_score(study.y, study.p)), prevalence_log_loss=prevalence_log_loss(read))
+
+def table(runs):
+    "Mean and deviation over the seeds of each way, and how much lower the loss is than that of the same slices alone"
+    df = pd.DataFrame(runs)
+    alone = df[df.way == 'slices'].set_index(['neighbours', 'seed']).log_loss
+    df['lower'] = 1 - df.log_loss.to_numpy()/alone.loc[list(zip(df.neighbours, df.seed))].to_numpy()
+    return df.groupby(['neighbours', 'way'], sort=False)[['log_loss', 'auc_any', 'log_loss_truth', 'auc_study', 'lower']].agg(['mean', 'std'])
+
+if __name__ == '__main__':
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('--work', type=Path, default=Path('context'))
+    for k,v in dict(studies=420, test_studies=210, size=72, epochs=4, seeds=3, workers=2).items(): ap.add_argument(f"--{k.replace('_', '-')}", type=int, default=v)
+    ap.add_argument('--arch', default='test_resnet')
+    a = ap.parse_args()
+    data,runs = phantoms(a.work, a.studies, a.test_studies, a.size, a.workers),[]
+    for seed in range(a.seeds):
+        for k in (0, 1):
+            got = slice_model(a.work, data, k, seed, a.epochs, a.arch)
+            runs += [dict(neighbours=k, seed=seed, way=w, **figures(o, got['test'][0], seed)) for w,o in contestants(got, seed).items()]
+            with write_whole(a.work/'context.json') as tmp: tmp.write_text(json.dumps(runs, indent=1))
+    print(table(runs).round(4).to_string())

@@ -114,8 +114,8 @@ def test_figures_draw_on_given_axes():
     from matplotlib.figure import Figure
     df = made_up()
     runs = in_series([0,1,1,0,0,1])
-    todo = [(plot_prevalence, label_counts(df)), (plot_combinations, label_combinations(df)), (plot_cooccurrence, df), (plot_runs, runs), (plot_height, by_height(runs))]
-    for f,o in todo:
+    todo = {plot_prevalence:label_counts(df), plot_combinations:label_combinations(df), plot_cooccurrence:df, plot_runs:runs, plot_height:by_height(runs)}
+    for f,o in todo.items():
         fig = Figure(layout='constrained')
         assert f(o, ax=fig.subplots(1, 2)[1]) is fig and isinstance(f(o), Figure)
 

@@ -89,12 +89,12 @@ def todo_table(
     todo = sorted((o for s in sections for o in s.findings if o.action), key=lambda o: (ACTIONS.index(o.action), -o.weight))
     return pd.DataFrame([dict(zip(('what', 'images', 'to do', 'in words'), (o.topic, o.n, o.action, o.text))) for o in todo])
 
-# %% ../nbs/10_eda.ipynb #d153dd9b
+# %% ../nbs/10_eda.ipynb #77333f7e
 _STYLE = 'nav{display:flex;flex-wrap:wrap;gap:4px 14px;position:sticky;top:0;background:var(--bg);padding:8px 0;border-bottom:1px solid var(--line);z-index:2}nav a{color:var(--fg);white-space:nowrap}section{scroll-margin-top:48px}td.txt{white-space:normal}'
 
 def _counts(headers, labels):
     "Cards for the top of the page"
-    cards = [] if labels is None else [(len(labels), 'labelled images'), (f"{(labels['any'] == 1).sum()/max(labels['any'].notna().sum(), 1):.1%}", 'of them with any haemorrhage')]
+    cards = [] if labels is None else [(int(labels[list(LABELS)].notna().any(axis=1).sum()), 'labelled images'), (f"{(labels['any'] == 1).sum()/max(labels['any'].notna().sum(), 1):.1%}", 'of them with any haemorrhage')]
     if headers is not None: cards += [(len(headers), 'files'), *((headers[c].nunique(), n) for c,n in (('patient', 'patients'), ('study', 'studies'), ('series', 'series')))]
     return html_cards(cards)
 

@@ -74,6 +74,7 @@ def plot_bars(
     ax.set_yticks(range(len(values)), list(map(str, values.index)))
     ax.set(title=title, xlabel=xlabel, ylim=(len(values)-.4, -.6))
     ax.margins(x=.22)
+    if not np.any(values): ax.set_xlim(0, 1)
     ax.xaxis.set_major_formatter('{x:,.10g}')
     ax.tick_params(axis='y', length=0)
     ax.spines['left'].set_visible(False)

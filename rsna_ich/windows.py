@@ -59,8 +59,7 @@ class Window(HUModule):
         self.windows, self.kind = ((windows,) if isinstance(windows, str) else tuple(windows)), kind
         wl = torch.tensor([get_window(o) for o in self.windows]).reshape(-1, 2)
         for k,v in dict(width=wl[:,0], level=wl[:,1], mean=mean, std=std).items(): self.register_buffer(k, _per_channel(v, len(wl)), persistent=False)
-        ends = {(-m/s, (1-m)/s) for m,s in zip(self.mean.flatten().tolist(), self.std.flatten().tolist())}
-        self.ends = ends.pop() if len(ends) == 1 else None # black and white, where all channels have the same
+        self.ends = [(-m/s, (1-m)/s) for m,s in zip(self.mean.flatten().tolist(), self.std.flatten().tolist())] # black and white of each channel
     def extra_repr(self): return f"{', '.join(map(str, self.windows))}, kind={self.kind!r}"
 
 # %% ../nbs/06_windows.ipynb #04a64839
@@ -69,23 +68,26 @@ def parts_of(x, n=4):
     n = n if x.device.type == 'cpu' and not torch.compiler.is_compiling() else len(x)
     return [slice(i, i+n) for i in range(0, len(x), n)]
 
-def _line(hu, scale, shift, out):
-    "`hu*scale + shift`; on a CPU channel by channel, where one number for all slices makes it a single vectorised step"
-    if hu.device.type != 'cpu' or torch.compiler.is_compiling(): return torch.addcmul(shift, hu.float(), scale, out=out)
-    if len(scale) > 1: return torch.mul(hu, scale, out=out).add_(shift)
-    hu = hu[:,0].float()
-    for c,(k,d) in enumerate(zip(scale.flatten().tolist(), shift.flatten())): torch.add(d, hu, alpha=k, out=out[:,c])
+def _by_channel(hu, scale, shift, ends, out):
+    "`hu*scale + shift` within `ends` on a CPU, where all slices share the numbers: each step is vectorised, and `out` is written once"
+    lines = list(zip(scale.flatten().tolist(), shift.flatten(), ends, out.unbind(1)))
+    for i in parts_of(hu, 8):
+        part = hu[i,0].float()
+        grey = torch.empty_like(part)
+        for k,d,e,o in lines: torch.clamp(torch.add(d, part, alpha=k, out=grey), *e, out=o[i])
     return out
 
 @patch
 def shade(self:Window, hu, width, level):
     "Grey of `hu`, normalised, for a width and level in HU that broadcast with it"
     mean,std = self.mean.float(),self.std.float()
-    scale,shift,ends = 1/(width*std), (.5 - level/width - mean)/std, self.ends or (-mean/std, (1-mean)/std)
+    scale,shift,ends = 1/(width*std), (.5 - level/width - mean)/std, self.ends[0] if len(set(self.ends)) == 1 else (-mean/std, (1-mean)/std)
     if self.kind == 'sigmoid': return torch.addcmul(-4*level/width, hu.float(), 4/width).sigmoid_().sub_(mean).div_(std)
     if hu.requires_grad: return torch.addcmul(shift, hu, scale).clamp(*ends)
-    out,at = new_empty(torch.broadcast_shapes(hu.shape, scale.shape), hu.device), lambda v,i: v[i] if len(v) > 1 else v
-    for i in parts_of(hu, 8): _line(hu[i], at(scale, i), at(shift, i), out[i]).clamp_(*ends)
+    out = new_empty(torch.broadcast_shapes(hu.shape, scale.shape), hu.device)
+    if hu.device.type != 'cpu' or torch.compiler.is_compiling(): return torch.addcmul(shift, hu.float(), scale, out=out).clamp_(*ends)
+    if len(scale) == 1: return _by_channel(hu, scale, shift, self.ends, out)
+    for i in parts_of(hu, 8): torch.mul(hu[i], scale[i], out=out[i]).add_(shift[i]).clamp_(*ends)
     return out
 
 # %% ../nbs/06_windows.ipynb #1bd4aa69

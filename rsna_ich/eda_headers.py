@@ -19,7 +19,7 @@ from .dicom import broken_coding
 from .headers import HEADER_COLS, ID_COLS, slice_position
 from .labels import wilson
 from .plots import ACCENT, ALARM, AMOUNT, INK, LABEL_TITLES, MUTED, draws, panels, plot_bars
-from .report import Finding, Section, coding_title, figure_svg, html_figures, html_table
+from .report import Finding, Section, coding_title, figure_svg, html_figures, html_table, plain
 
 # %% ../nbs/09_eda_headers.ipynb #46bf2668
 def _series_code(df):
@@ -169,9 +169,17 @@ def plot_windows(
     ax.figure.colorbar(dots, ax=ax, label='images')
 
 # %% ../nbs/09_eda_headers.ipynb #85c627a8
-_SHAPES = dict(spacing_x=('Pixel spacing', 'mm', 'images'), tilt=('Gantry tilt', 'degrees', 'images'), step=('Slice distance', 'mm', 'images'), slices=('Slices a series', 'slices', 'series'), position=('Position along the normal', 'mm', 'images'))
+_SHAPES = dict(spacing_x=('Pixel spacing', 'mm', 'images'), tilt=('Gantry tilt', 'degrees', 'images'), step=('Slice distance', 'mm', 'images'),
+    slices=('Slices a series', 'slices', 'series'), position=('Position along the normal', 'mm', 'images'))
 
 def _shape(g, c): return (g.drop_duplicates('series_no') if c == 'slices' else g)[c][g.series_no >= 0 if c == 'slices' else slice(None)].dropna().to_numpy(float)
+
+def _histogram(ax, v):
+    lo,hi = np.quantile(v, [.001, .999])
+    if hi - lo < .01: lo,hi = lo - .5,hi + .5
+    ax.hist(v, np.linspace(lo, hi, 41), color=ACCENT, histtype='stepfilled')
+    ax.set_yscale('log' if len(v) > 1000 else 'linear')
+    ax.grid(axis='y')
 
 @draws(9, 4.2)
 def plot_distributions(
@@ -184,12 +192,8 @@ def plot_distributions(
     for a,(c,(title,xlabel,ylabel)) in zip(axs, _SHAPES.items()):
         v = _shape(g, c)
         a.set(title=title, xlabel=xlabel, ylabel=ylabel)
-        if not len(v): a.text(.5, .5, 'not known', ha='center', transform=a.transAxes, color=MUTED); continue
-        lo,hi = np.quantile(v, [.001, .999])
-        if hi - lo < .01: lo,hi = lo - .5,hi + .5
-        a.hist(v, np.linspace(lo, hi, 41), color=ACCENT, histtype='stepfilled')
-        a.set_yscale('log' if len(v) > 1000 else 'linear')
-        a.grid(axis='y')
+        if len(v): _histogram(a, v)
+        else: a.text(.5, .5, 'not known', ha='center', transform=a.transAxes, color=MUTED)
 
 # %% ../nbs/09_eda_headers.ipynb #d309430d
 GAP,REPEAT,UNEQUAL = 1.5, .01, .1 # times the median distance; mm; share of the median distance
@@ -221,13 +225,17 @@ def series_table(
     count = lambda v: np.add.reduceat(v.astype(int), starts)
     more = lambda cols,tol: np.any([_spread(g[c].to_numpy(float, na_value=np.nan)[order], starts) > tol for c in cols.split()], 0)
     first = g.iloc[order[starts]]
-    return pd.DataFrame(dict(study=first.study.array, series=first.series.array, patient=first.patient.array, slices=first.slices.to_numpy(), step=median.to_numpy(), gaps=count(gap), lost=count(lost),
+    ids = {k:first[k].array for k in ('study', 'series', 'patient')}
+    return pd.DataFrame(dict(**ids, slices=first.slices.to_numpy(), step=median.to_numpy(), gaps=count(gap), lost=count(lost),
         repeats=count(repeat), unequal=count(unequal), sizes=more('rows cols', 0), orientations=more('ix iy iz jx jy jz', 1e-3), spacings=more('spacing_y spacing_x', 1e-3)))
 
 # %% ../nbs/09_eda_headers.ipynb #f1cc11a6
-_PROBLEMS = dict(gaps=('gap between slices', 'flag', 45, 'slices are missing: neighbours are farther away than they seem'), repeats=('repeated position', 'flag', 45, 'two slices at one place: order is not defined there'),
-    unequal=('unequal distances', 'flag', 20, 'thickness changes in the series; volumes must use the positions'), sizes=('more than one size in a series', 'look', 50, 'slices of different scans may be mixed'),
-    orientations=('more than one orientation in a series', 'look', 50, 'two passes in one series: one normal orders neither'), spacings=('more than one spacing in a series', 'look', 45, 'slices of different scans may be mixed'),
+_PROBLEMS = dict(gaps=('gap between slices', 'flag', 45, 'slices are missing: neighbours are farther away than they seem'),
+    repeats=('repeated position', 'flag', 45, 'two slices at one place: order is not defined there'),
+    unequal=('unequal distances', 'flag', 20, 'thickness changes in the series; volumes must use the positions'),
+    sizes=('more than one size in a series', 'look', 50, 'slices of different scans may be mixed'),
+    orientations=('more than one orientation in a series', 'look', 50, 'two passes in one series: one normal orders neither'),
+    spacings=('more than one spacing in a series', 'look', 45, 'slices of different scans may be mixed'),
     single=('series of one slice', 'flag', 40, 'it has no neighbours'), several=('study with more than one series', 'flag', 20, 'the same bleed is seen more than once'))
 
 def series_problems(
@@ -235,7 +243,8 @@ def series_problems(
 )->pd.DataFrame: # `problem, series, images, action, weight, why`, all kinds in one order
     "How many series have each problem, and how many images these hold"
     s = series.assign(single=series.slices == 1, several=series.study.notna() & (series.groupby('study').series.transform('size') > 1))
-    return pd.DataFrame([dict(problem=p, series=int((s[c] > 0).sum()), images=int(s.slices[s[c] > 0].sum()), action=a, weight=w, why=why) for c,(p,a,w,why) in _PROBLEMS.items()])
+    of = lambda has: dict(series=int(has.sum()), images=int(s.slices[has].sum()))
+    return pd.DataFrame([dict(problem=p, **of(s[c] > 0), action=a, weight=w, why=why) for c,(p,a,w,why) in _PROBLEMS.items()])
 
 @draws(6, 2.8)
 def plot_series_problems(
@@ -285,7 +294,9 @@ def drift(
     "How far test has moved from training, column by column"
     train,test = with_geometry(train),with_geometry(test)
     k = 1/max(1, train.patient.nunique()) + 1/max(1, test.patient.nunique())
-    rows = [dict(column=c, psi=psi(train[c], test[c]), bins=len(np.unique(np.concatenate(_bins(train[c], test[c])[:2])))) for c in _COMPARED if train[c].notna().any() and test[c].notna().any()]
+    bins = lambda c: len(np.unique(np.concatenate(_bins(train[c], test[c])[:2])))
+    known = [c for c in _COMPARED if train[c].notna().any() and test[c].notna().any()]
+    rows = [dict(column=c, psi=psi(train[c], test[c]), bins=bins(c)) for c in known]
     res = pd.DataFrame(rows, columns=['column', 'psi', 'bins']).sort_values('psi', ascending=False, kind='stable', ignore_index=True)
     return res.assign(reading=np.select([res.psi < .1, res.psi <= .25], ['little', 'some'], 'strong'), chance=(res.bins - 1)*k)
 
@@ -297,7 +308,8 @@ def plot_drift(
 )->Figure: # the figure drawn on
     "The index of the worst columns, with the customary limits"
     t = table.head(most)
-    plot_bars(t.set_index('column').psi, 'From training to test', 'population stability index', t.reading.map(dict(little=MUTED, some=ACCENT, strong=ALARM)).tolist(), [f'{v:.3f} {r}' for v,r in zip(t.psi, t.reading)], ax=ax)
+    colors,texts = t.reading.map(dict(little=MUTED, some=ACCENT, strong=ALARM)).tolist(),[f'{v:.3f} {r}' for v,r in zip(t.psi, t.reading)]
+    plot_bars(t.set_index('column').psi, 'From training to test', 'population stability index', colors, texts, ax=ax)
     ax.plot(t.chance, range(len(t)), '|', color=INK, ms=11, mew=1.6, label='expected by chance alone')
     for x in (.1, .25): ax.axvline(x, color=MUTED, lw=.9, ls='--')
     ax.set_xlim(0, max(.35, 1.3*t.psi.max(), 1.05*t.chance.max()) if len(t) else 1)
@@ -313,19 +325,12 @@ def what_to_do(
     rows = [dict(found=r.topic, images=int(masks[r.topic].sum()), action=r.action, why=r.why, weight=r.weight) for r in RULES if r.topic in masks]
     p = series_problems(series_table(df)).rename(columns=dict(problem='found'))
     rows += p.to_dict('records')
-    if test is not None: rows.append(dict(found='patient in training and test', images=int(shared_patients(df, test).train.sum()), action='leave out', why='of validation or test: the model knows them; split by patient', weight=90))
+    if test is not None: rows.append(dict(found='patient in training and test', images=int(shared_patients(df, test).train.sum()), action='leave out', why='the model knows them: leave them out of validation and test', weight=90))
     res = pd.DataFrame(rows, columns=['found', 'images', 'series', 'action', 'why', 'weight']).astype(dict(series='Int64'))
     return res[res.images > 0].sort_values('weight', ascending=False, kind='stable', ignore_index=True)
 
 # %% ../nbs/09_eda_headers.ipynb #efbba038
-def _plain(o):
-    "JSON types, None for what is missing"
-    if isinstance(o, dict): return {str(k):_plain(v) for k,v in o.items()}
-    if isinstance(o, (list, tuple)): return [_plain(v) for v in o]
-    if o is None or o is pd.NA or o != o: return None
-    return o.item() if isinstance(o, np.generic) else o
-
-def _records(df): return _plain(df.to_dict('records'))
+def _records(df): return plain(df.to_dict('records'))
 
 def _quartiles(g):
     "Number, smallest, quartiles and largest of each distribution"
@@ -349,7 +354,8 @@ def _html(g, lost, columns, groups, problems, todo, moved):
     figs.append(figure_svg(plot_series_problems(problems), 'series with problems'))
     if moved is not None: figs.append(figure_svg(plot_drift(moved), 'population stability index by column'))
     drifted = '' if moved is None else f"<h3>From training to test</h3>{html_table(moved[['column', 'psi', 'reading', 'bins', 'chance']], dict(psi='.3f', chance='.3f'))}"
-    shown = groups.drop(columns=[c for c in groups if c.endswith(('_low', '_high')) and not c.startswith('any_')]).rename(columns=lambda c: LABEL_TITLES.get(c, c.replace('any_', '95% ').replace('_', ' ')))
+    title = lambda c: LABEL_TITLES.get(c, c.replace('any_', '95% ').replace('_', ' '))
+    shown = groups[[c for c in groups if c.startswith('any_') or not c.endswith(('_low', '_high'))]].rename(columns=title)
     rates = dict.fromkeys([*LABEL_TITLES.values(), '95% low', '95% high'], '.1%')
     errors = g.error.value_counts().head(8).rename_axis('error').rename('images').reset_index()
     bad = f'<h3>Errors by reason</h3>{html_table(errors)}' if len(errors) else ''
@@ -366,7 +372,8 @@ def headers_section(
     g,test = with_geometry(headers),None if test is None else with_geometry(test)
     lost,columns,groups,series,todo = missing_columns(g),column_table(g),coding_groups(g, labels),series_table(g),what_to_do(g, test)
     problems,moved = series_problems(series),None if test is None else drift(g, test)
-    numbers = dict(images=len(g), patients=g.patient.nunique(), studies=g.study.nunique(), series=len(series), missing_columns=lost, columns=_records(columns), codings=_records(groups), windows=_records(window_counts(g)),
-        distributions=_quartiles(g), problems=_records(problems[['problem', 'series', 'images']]), what_to_do=_records(todo), errors=_plain(g.error.value_counts().to_dict()),
+    numbers = dict(images=len(g), patients=g.patient.nunique(), studies=g.study.nunique(), series=len(series), missing_columns=lost,
+        columns=_records(columns), codings=_records(groups), windows=_records(window_counts(g)), distributions=_quartiles(g), problems=_records(problems[['problem', 'series', 'images']]), what_to_do=_records(todo),
+        errors=plain(g.error.value_counts().to_dict()),
         shared_patients=None if test is None else len(shared_patients(g, test)), drift=None if moved is None else _records(moved))
-    return Section('attributes', 'DICOM attributes', _html(g, lost, columns, groups, problems, todo, moved), _findings(todo, len(g), lost, moved), _plain(numbers))
+    return Section('attributes', 'DICOM attributes', _html(g, lost, columns, groups, problems, todo, moved), _findings(todo, len(g), lost, moved), plain(numbers))

@@ -7,7 +7,7 @@ __all__ = ['label_counts', 'plot_prevalence', 'subtypes_per_image', 'label_combi
            'phi', 'strongest_pairs', 'clustered', 'plot_cooccurrence', 'label_oddities', 'placed', 'group_counts',
            'label_runs', 'run_summary', 'plot_runs', 'by_height', 'plot_height', 'labels_section']
 
-# %% ../nbs/09_eda_labels.ipynb #663f34de
+# %% ../nbs/09_eda_labels.ipynb #f5a2c0b1
 import numpy as np, pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -17,7 +17,7 @@ from .core import DataError, LABELS, SUBTYPES
 from .headers import in_slice_order
 from .labels import wilson
 from .plots import ACCENT, INK, LABEL_COLORS, LABEL_DASHES, LABEL_TITLES, MUTED, draws, panels, plot_bars, plot_heat
-from .report import Finding, Section, figure_svg, html_figures, html_table
+from .report import Finding, Section, figure_svg, html_figures, html_table, plain
 
 # %% ../nbs/09_eda_labels.ipynb #8807fded
 def label_counts(
@@ -265,15 +265,13 @@ def _place_findings(n):
     if p['n']: yield Finding('patients', f"{p['positive']:,} of {p['n']:,} patients ({p['prevalence']:.1%}) have a haemorrhage in some slice: split by patient, not by slice.", p['positive'], 'flag', 62)
     if r['runs']: yield Finding('runs', f"Positive slices come in runs, half of them {r['slices']:.0f} slices long or longer; {round(r['alone']*r['runs']):,} of {r['runs']:,} runs are a single slice.", int(r['alone']*r['runs'] + .5), 'look' if r['alone'] > .5 else '', 45)
 
-# %% ../nbs/09_eda_labels.ipynb #9ad62e6e
-def _plain(df):
-    "A table as a dict of rows, in JSON types"
-    return {str(k):{c:None if pd.isna(v) else v.item() if hasattr(v, 'item') else v for c,v in row.items()} for k,row in df.to_dict('index').items()}
+# %% ../nbs/09_eda_labels.ipynb #50c060c2
+def _rows(df): return plain(df.to_dict('index'))
 
 def _numbers(labels):
     pairs = strongest_pairs(phi(labels))
-    return dict(images=len(labels), labels=_plain(label_counts(labels)), subtypes_per_image=subtypes_per_image(labels).tolist(),
-        phi_pairs=[dict(r, phi=round(r['phi'], 4)) for r in pairs.to_dict('records')], cooccurrence=_plain(cooccurrence(labels)), oddities=label_oddities(labels),
+    return dict(images=len(labels), labels=_rows(label_counts(labels)), subtypes_per_image=subtypes_per_image(labels).tolist(),
+        phi_pairs=[dict(r, phi=round(r['phi'], 4)) for r in pairs.to_dict('records')], cooccurrence=_rows(cooccurrence(labels)), oddities=label_oddities(labels),
         combinations=[dict(subtypes=[l for l in SUBTYPES if r[l]], images=int(r['images'])) for r in label_combinations(labels).to_dict('records')])
 
 # %% ../nbs/09_eda_labels.ipynb #09b5dcdf
@@ -297,7 +295,7 @@ def _figures(labels, known):
     if sum(known[1:]): figures += [(plot_combinations(label_combinations(labels)), 'combinations of subtypes'), (plot_cooccurrence(labels), 'counts and correlation of pairs of subtypes')]
     return html_figures(*(figure_svg(*o) for o in figures))
 
-# %% ../nbs/09_eda_labels.ipynb #165eb361
+# %% ../nbs/09_eda_labels.ipynb #f4782104
 def labels_section(
     labels:pd.DataFrame, # a label table
     headers:pd.DataFrame=None, # a header table, for patients, runs and height
@@ -307,8 +305,8 @@ def labels_section(
     findings,place = list(_findings(n)),''
     if headers is not None and headers.patient.notna().any():
         df = placed(labels, headers)
-        n |= dict(per_patient=_plain(group_counts(df, 'patient')), per_study=_plain(group_counts(df, 'study')), runs=_plain(run_summary(df)))
-        n['height'] = _plain(by_height(df).round(6))
+        n |= dict(per_patient=_rows(group_counts(df, 'patient')), per_study=_rows(group_counts(df, 'study')), runs=_rows(run_summary(df)))
+        n['height'] = _rows(by_height(df).round(6))
         findings,place = findings + list(_place_findings(n)),_place_html(df)
     odd = html_table(pd.DataFrame([(k.replace('_', ' '), v) for k,v in n['oddities'].items()], columns=['what', 'number']))
     html = f"{_counts_table(label_counts(labels))}{_figures(labels, n['subtypes_per_image'])}<h3>Oddities</h3>{odd}{place}"

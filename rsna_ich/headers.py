@@ -351,7 +351,8 @@ def read_header_csv(
         vals,n = _numbers(_joined(text, k), name, k)
         if len(to) > 1: _refuse((n > 0) & (n != len(to)), name, k, f'has not {len(to)} numbers')
         cols |= {c:vals[:,i] for i,c in enumerate(to)} | (dict(n_windows=n) if k == 'WindowCenter' else {})
-    return _as_frame(pa.table([pa.array(cols[c], t, from_pandas=True) if c in cols else pa.nulls(len(text), t) for c,t in _KINDS.items()], schema=_SCHEMA)).assign(path=cols['sop'])
+    arrays = [pa.array(cols[c], t, from_pandas=True) if c in cols else pa.nulls(len(text), t) for c,t in _KINDS.items()]
+    return _as_frame(pa.table(arrays, schema=_SCHEMA)).assign(path=cols['sop'])
 
 # %% ../nbs/02_headers.ipynb #1fa89eb2
 def save_headers(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIONS', 'Finding', 'Section', 'fmt', 'html_table', 'html_cards', 'coding_title', 'data_uri', 'grey_jpeg',
-           'slice_image', 'figure_svg', 'html_findings', 'html_figures', 'html_page']
+           'slice_image', 'figure_svg', 'plain', 'html_findings', 'html_figures', 'html_page']
 
 # %% ../nbs/04_report.ipynb #0b0606c3
 import base64, html, io, re
@@ -96,6 +96,14 @@ def figure_svg(
     for ink,var in _INKS.items(): svg = svg.replace(ink, var)
     broad = ' class="broad"' if fig.get_figwidth() > 6.6 else '' # stands alone in its line
     return svg.replace('<svg', f'<svg{broad} role="img" aria-label="{html.escape(alt)}"', 1)
+
+# %% ../nbs/04_report.ipynb #91a10002
+def plain(o):
+    "JSON types, with None for what is missing"
+    if isinstance(o, dict): return {str(k):plain(v) for k,v in o.items()}
+    if isinstance(o, (list, tuple)): return [plain(v) for v in o]
+    if o is None or o is pd.NA or o != o: return None
+    return o.item() if isinstance(o, np.generic) else o
 
 # %% ../nbs/04_report.ipynb #5247441b
 ACTIONS = ('fix', 'flag', 'leave out', 'look', '') # what a finding asks for; '' where there is nothing to do

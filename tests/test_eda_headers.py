@@ -160,7 +160,8 @@ FAULTS = {'unreadable file':dict(error='cut off'), 'broken pixel coding':dict(bi
 
 @pytest.mark.parametrize('topic', FAULTS)
 def test_each_odd_image_is_found(clean, topic):
-    df = clean.assign(bits_stored=pd.array([16]*len(clean), 'Int64'), pixel_representation=pd.array([1]*len(clean), 'Int64'), intercept=-1024., n_windows=1, spacing_x=.5, spacing_y=.5)
+    whole = lambda v: pd.array([v]*len(clean), 'Int64')
+    df = clean.assign(bits_stored=whole(16), pixel_representation=whole(1), intercept=-1024., n_windows=1, spacing_x=.5, spacing_y=.5)
     assert not rule_masks(df).get(topic, np.zeros(1)).any()
     for c,v in FAULTS[topic].items(): df.loc[[3, 7], c] = v
     assert np.flatnonzero(rule_masks(df)[topic]).tolist() == [3, 7]

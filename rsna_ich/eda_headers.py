@@ -373,7 +373,7 @@ def headers_section(
     lost,columns,groups,series,todo = missing_columns(g),column_table(g),coding_groups(g, labels),series_table(g),what_to_do(g, test)
     problems,moved = series_problems(series),None if test is None else drift(g, test)
     numbers = dict(images=len(g), patients=g.patient.nunique(), studies=g.study.nunique(), series=len(series), missing_columns=lost,
-        columns=_records(columns), codings=_records(groups), windows=_records(window_counts(g)), distributions=_quartiles(g), problems=_records(problems[['problem', 'series', 'images']]), what_to_do=_records(todo),
-        errors=plain(g.error.value_counts().to_dict()),
+        columns=_records(columns), codings=_records(groups), windows=_records(window_counts(g)), distributions=_quartiles(g),
+        problems=_records(problems[['problem', 'series', 'images']]), what_to_do=_records(todo), errors=plain(g.error.value_counts().to_dict()),
         shared_patients=None if test is None else len(shared_patients(g, test)), drift=None if moved is None else _records(moved))
     return Section('attributes', 'DICOM attributes', _html(g, lost, columns, groups, problems, todo, moved), _findings(todo, len(g), lost, moved), plain(numbers))

@@ -93,12 +93,12 @@ def pad_series(
     "A batch of series"
     return tuple(pad_sequence(o, batch_first=True, padding_value=float('nan')) for o in zip(*items))
 
-# %% ../nbs/11_series.ipynb #d515b1f3
+# %% ../nbs/11_series.ipynb #b4ab103c
 class SeriesModel(nn.Module):
     "A bidirectional GRU over the slices of a series, [B,T,n_emb+6+N_GEO] padded with NaN: logits of the slices [B,T,6], and of any haemorrhage in the series [B]"
     def __init__(self,
         n_emb:int, # numbers in an embedding
-        width:int=48, # of the GRU in each direction
+        width:int=96, # of the GRU in each direction
         look:int=24, # numbers that an embedding is boiled down to
         p:float=.5, # dropout
     ):

@@ -181,7 +181,7 @@ def cross_context(
         res[valid] = in_context(fit_series(take(train), feats[train], seed=seed, **kwargs), take(valid), feats[valid])
     return res
 
-# %% ../nbs/11_series.ipynb #cfa6e687
+# %% ../nbs/11_series.ipynb #bf683c66
 def held_back(
     df:pd.DataFrame, # a slice table
     learn, # an `ICHLearner`
@@ -200,7 +200,8 @@ def train_context(
     seed:int=0, # of folds and models
 )->dict: # figures of the slice model and of series models on the same patients, JSON types
     "Give `learn` a series model, unless it is no better with one"
-    y,patients = df[list(LABELS)].to_numpy(float),df.patient.astype(object).to_numpy()
+    y,patients,n = df[list(LABELS)].to_numpy(float),df.patient.astype(object).to_numpy(),df.patient.nunique()
+    if n < 6: raise DataError(f'{n} held-back patients are too few to learn context from and to judge it on; hold back 6 or more (fewer --folds, more studies)')
     judge = lambda out: summarise(expit(out), y, patients)
     res = dict(slices=judge(feats[:,-len(LABELS):].astype(float)), series=judge(cross_context(df, feats, seed=seed)))
     better = res['series']['weighted_log_loss'] < res['slices']['weighted_log_loss']

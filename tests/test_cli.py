@@ -126,11 +126,13 @@ def test_starting_is_light(code):
     check = '\nimport sys, threading, logging\nheavy = [m for m in ("torch", "fastai", "pandas", "pydicom", "timm", "kornia", "matplotlib", "sklearn") if m in sys.modules]\nassert not heavy, heavy\nassert threading.active_count() == 1 and not logging.getLogger().handlers'
     subprocess.run([sys.executable, '-c', code + check], check=True, capture_output=True, env=os.environ)
 
-def test_folds_with_neighbours_and_context(session, tmp_path):
-    "Two models, each with what it needs to see a series, that answer together"
+def test_folds_with_neighbours(session, tmp_path):
+    "Two models that answer together"
     args = ['train', session/'headers.parquet', '--labels', session/'ph'/'labels.csv', '--out', tmp_path/'all', '--arch', 'mobilenetv3_small_050', '--no-pretrained', '--size', 32,
-        '--epochs', 1, '--lr', .003, '--bs', 16, '--folds', 2, '--all-folds', '--neighbours', 1, '--context']
+        '--epochs', 1, '--lr', .003, '--bs', 16, '--folds', 2, '--all-folds', '--neighbours', 1]
     assert 'out-of-fold: weighted log loss' in run(*args)[1]
     assert 'epoch' not in run(*args)[1] # nothing is left to do
+    context = [*args, '--context', '--out', tmp_path/'context']
+    assert 'too few to learn context from' in run(*context, code=1)[1]
     run('predict', session/'ph'/'dicom', '--model', tmp_path/'all', '--out', tmp_path/'p.csv')
     assert pd.read_csv(tmp_path/'p.csv').error.isna().all()

@@ -4,7 +4,7 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from rsna_ich import store as store_module
 from rsna_ich.core import LABELS, DataError, ct_windows
-from rsna_ich.data import ICHDataLoaders, correct_prior, sampled_split, slice_table
+from rsna_ich.data import ICHDataLoaders, sampled_split, slice_table
 from rsna_ich.headers import save_headers, scan
 from rsna_ich.infer import predict
 from rsna_ich.labels import read_labels
@@ -131,7 +131,7 @@ def test_a_model_from_the_store_answers_for_files(store, table, heads, tmp_path)
     "Validation figures from the store and predictions from the files agree, sampled negatives included"
     learn = train_model(table, tmp_path/'m', 'mobilenetv3_small_050', epochs=1, lr=3e-3, pretrained=False, bs=16, n_folds=3, store=store, size=32, negatives=1.)
     assert 0 < learn.negatives_kept < 1
-    with learn.no_bar(): p = correct_prior(learn.get_preds()[0].numpy(), learn.negatives_kept)
+    with learn.no_bar(): p = learn.answer(learn.get_preds()[0].numpy())
     items = learn.dls.valid_ds.items
     got = predict(list(items.file), load_model(tmp_path/'m'))
     assert np.abs(got[list(LABELS)].to_numpy(float) - p).max() < .02

@@ -354,6 +354,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'rsna_ich.eda_labels.clustered': ('eda_labels.html#clustered', 'rsna_ich/eda_labels.py'),
                                      'rsna_ich.eda_labels.cooccurrence': ('eda_labels.html#cooccurrence', 'rsna_ich/eda_labels.py'),
                                      'rsna_ich.eda_labels.group_counts': ('eda_labels.html#group_counts', 'rsna_ich/eda_labels.py'),
+                                     'rsna_ich.eda_labels.guessing_score': ('eda_labels.html#guessing_score', 'rsna_ich/eda_labels.py'),
                                      'rsna_ich.eda_labels.label_combinations': ( 'eda_labels.html#label_combinations',
                                                                                  'rsna_ich/eda_labels.py'),
                                      'rsna_ich.eda_labels.label_counts': ('eda_labels.html#label_counts', 'rsna_ich/eda_labels.py'),

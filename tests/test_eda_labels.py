@@ -5,8 +5,8 @@ from hypothesis import given, settings, strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import matthews_corrcoef
 from rsna_ich.core import DataError, LABELS, SUBTYPES
-from rsna_ich.eda_labels import (by_height, clustered, cooccurrence, group_counts, label_combinations, label_counts, label_oddities, label_runs, labels_section,
-    phi, plot_combinations, plot_cooccurrence, plot_height, plot_prevalence, plot_runs, strongest_pairs, subtypes_per_image)
+from rsna_ich.eda_labels import (by_height, clustered, cooccurrence, group_counts, guessing_score, label_combinations, label_counts, label_oddities, label_runs,
+    labels_section, phi, plot_combinations, plot_cooccurrence, plot_height, plot_prevalence, plot_runs, strongest_pairs, subtypes_per_image)
 from rsna_ich.labels import read_labels, wilson
 
 settings.register_profile('busy', deadline=None)
@@ -33,7 +33,7 @@ def test_the_published_figures(kaggle):
     n = labels_section(kaggle).numbers
     assert n['images'] == 674_258 and n['oddities'] == dict(repeated_lines=24, repeated_images=0, any_without_subtype=0, subtype_without_any=0, without_label=0, partly_unknown=0)
     assert [n['labels'][l]['positive'] for l in LABELS] == [97_103, 2_761, 32_564, 23_766, 32_122, 42_496]
-    assert n['subtypes_per_image'] == [577_155, 67_969, 22_587, 5_642, 885, 20]
+    assert n['subtypes_per_image'] == [577_155, 67_969, 22_587, 5_642, 885, 20] and round(n['guessing_score'], 4) == .2320
     pair = {frozenset((r['a'], r['b'])):r['phi'] for r in n['phi_pairs']}
     wanted = {('intraparenchymal', 'intraventricular'):.318, ('intraparenchymal', 'subarachnoid'):.220, ('intraventricular', 'subarachnoid'):.212, ('subarachnoid', 'subdural'):.186,
         ('intraparenchymal', 'subdural'):.128, ('intraventricular', 'subdural'):.063}
@@ -69,6 +69,11 @@ def test_unknown_labels_count_nowhere():
     c = label_counts(df)
     assert (c.n + c.unknown == len(df)).all() and (c.positive == (df[list(LABELS)] == 1).sum()).all()
     assert subtypes_per_image(df).sum() == label_combinations(df).images.sum() == df[list(SUBTYPES)].notna().all(axis=1).sum()
+
+def test_the_score_of_guessing_is_the_metrics():
+    from rsna_ich.metrics import prevalence_log_loss
+    for df in (made_up(), made_up(unknown=.4), made_up(3, unknown=.9)):
+        assert guessing_score(label_counts(df)) == pytest.approx(prevalence_log_loss(df), nan_ok=True)
 
 def test_oddities_are_counted():
     nan = np.nan

@@ -294,14 +294,31 @@ def evaluate(
     res = judge(df, known, out, table.attrs['root'], headers=table, learn=learns[0])
     say(f"weighted log loss {res['weighted_log_loss']:.4f} (guessing: {res['prevalence_log_loss']:.4f}), {res['n_slices']} slices → {out/'report.html'}")
 
+# %% ../nbs/17_cli.ipynb #582a03f6
 @command
 def submit(
-    predictions:Path, # A CSV from `rsna_ich predict`
+    source:Path, # A CSV from `rsna_ich predict`; with --model a folder, an archive or a header table (.parquet) of the test files
     *, sample:Path, # The competition's sample submission
+    model:Path|None=None, # The folder of a saved model, or of several that answer together: predict SOURCE first, to predictions.csv beside the submission
+    tta:bool=True, # With --model: average over mirrored and shifted views
+    fill:bool=False, # Give images that have no prediction the mean of all, and say which
+    root:Path|None=None, # Where a header table's files are now, if they have moved
     out:Path=Path('submission.csv')): # The CSV to write
-    "Write a leaderboard submission in the order of the sample; every id must have a prediction."
-    from rsna_ich.labels import load_predictions, write_submission
-    df = write_submission(load_predictions(predictions), sample, out)
+    "Write a leaderboard submission in the order of the sample; every id must have a prediction, unless --fill."
+    from rsna_ich.archive import is_archive
+    from rsna_ich.labels import _some, check_sample, load_predictions, save_predictions, write_submission
+    if model:
+        if source.suffix == '.csv': raise DataError(f'{source.name}: --model has no meaning with a table of predictions')
+        from rsna_ich.headers import load_headers
+        from rsna_ich.infer import predict as ask, source_table
+        files = source_table(load_headers(source, root) if source.suffix == '.parquet' else source)
+        check_sample(files.sop.dropna(), sample, fill)
+        preds = ask(files, model, tta)
+        save_predictions(preds, out.with_name('predictions.csv'))
+    elif source.is_dir() or source.suffix == '.parquet' or is_archive(source): raise DataError(f'{source.name}: no table of predictions; to predict its files, name a model with --model')
+    else: preds = load_predictions(source)
+    df = write_submission(preds, sample, out, fill=fill)
+    if filled := df.attrs['filled']: say(f"{len(filled)} images have no prediction and were given the mean: {_some(filled, 20)}")
     say(f'{len(df)} lines → {out}')
 
 # %% ../nbs/17_cli.ipynb #92a294c1

@@ -33,6 +33,38 @@ def test_predict_evaluate_submit(session, tmp_path):
     assert sorted(o.name for o in (tmp_path/'e').iterdir()) == ['metrics.json', 'predictions.csv', 'report.html']
     assert json.loads((tmp_path/'e'/'metrics.json').read_text())['n_training_patients'] == 4 and 'flatter it' in (tmp_path/'e'/'report.html').read_text()
 
+@pytest.fixture(scope='module')
+def two(session, tmp_path_factory):
+    "A folder of two models that differ"
+    from rsna_ich.learner import load_model
+    root = tmp_path_factory.mktemp('two')
+    for i in range(2):
+        learn = load_model(session/'model')
+        for o in learn.model[1].parameters(): o.data.mul_(1+i)
+        learn.save_model(root/f'{i}')
+    return root
+
+def test_submit_in_one_go(session, two, tmp_path):
+    "Two models, views, files in a folder that lacks one image: what predict and submit say one after the other"
+    from rsna_ich.infer import predict
+    from rsna_ich.labels import load_predictions, write_submission
+    sample,folder = pd.read_csv(session/'ph'/'labels.csv').sample(frac=1, random_state=3),tmp_path/'files'
+    sample.to_csv(tmp_path/'sample.csv', index=False)
+    folder.mkdir()
+    for o in sorted((session/'ph'/'dicom').iterdir()): (folder/o.name).symlink_to(o)
+    lost = sorted(folder.iterdir())[7]
+    lost.unlink()
+    args = ['submit', folder, '--model', two, '--sample', tmp_path/'sample.csv', '--out', tmp_path/'one'/'s.csv']
+    assert f'6 ids of sample.csv have no prediction: {lost.stem}' in run(*args, code=1)[1] and not (tmp_path/'one').exists()
+    assert f'1 images have no prediction and were given the mean: {lost.stem}' in run(*args, '--fill')[1]
+    preds,kept = predict(folder, two, tta=True),load_predictions(tmp_path/'one'/'predictions.csv')
+    np.testing.assert_allclose(kept[list(LABELS)], preds[list(LABELS)], atol=2e-6)
+    assert np.abs(predict(folder, two/'0', tta=True)['any'] - preds['any']).max() > 1e-4
+    write_submission(preds, tmp_path/'sample.csv', tmp_path/'two.csv', fill=True)
+    a,b = (pd.read_csv(o) for o in (tmp_path/'one'/'s.csv', tmp_path/'two.csv'))
+    assert a.ID.tolist() == b.ID.tolist() == sample.ID.tolist()
+    np.testing.assert_allclose(a.Label, b.Label, atol=2e-6)
+
 def test_split_and_train_on_it(session, tmp_path):
     labels = ('--labels', session/'ph'/'labels.csv')
     out,err = run('split', session/'headers.parquet', *labels, '--folds', 3, '--seed', 2, '--out', tmp_path/'f.parquet')
@@ -83,7 +115,9 @@ def errors(session, tmp_path):
         (('predict', tmp_path/'none', '--model', model, *out), 'no such file or folder'), (('predict', ph/'dicom', '--model', tmp_path/'empty', *out), 'no saved model here'),
         (('predict', tmp_path/'empty', '--model', model, *out), 'holds no files'), (('evaluate', model, headers, '--labels', tmp_path/'other.csv', *out), 'no file has a label'),
         (('submit', tmp_path/'p.csv', '--sample', tmp_path/'sample.csv', *out), 'have no prediction: ID_x_any'), (('submit', tmp_path/'other.csv', '--sample', tmp_path/'sample.csv', *out), 'not a prediction table'),
-        (('submit', tmp_path/'p.csv', '--sample', tmp_path/'none.csv', *out), 'none.csv: no such'), (('phantom', ph, '--studies', 1), ''), (('phantom', tmp_path/'x', '--size', 5), ''),
+        (('submit', tmp_path/'p.csv', '--sample', tmp_path/'none.csv', *out), 'none.csv: no such'),
+        (('submit', ph/'dicom', '--sample', ph/'labels.csv', *out), 'name a model with --model'), (('submit', tmp_path/'p.csv', '--sample', ph/'labels.csv', '--model', model, *out), '--model has no meaning'),
+        (('phantom', ph, '--studies', 1), ''), (('phantom', tmp_path/'x', '--size', 5), ''),
         (('phantom', tmp_path/'out', '--headers-like', tmp_path/'other.csv'), 'other.csv: no column SOPInstanceUID'), (('phantom', tmp_path/'out', '--headers-like', tmp_path/'none.csv'), 'none.csv: no such table'),
         (('phantom', tmp_path/'out', '--headers-like', tmp_path/'other.csv', '--studies', 10), '--studies has no meaning with --headers-like'),
         (('phantom', tmp_path/'out', '--headers-like', tmp_path/'other.csv', '--seed', 0), '--seed has no meaning'), (('phantom', tmp_path/'out', '--sparse'), '--sparse needs --headers-like'),

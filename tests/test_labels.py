@@ -120,6 +120,40 @@ def test_a_stray_file_does_not_block_a_submission(tmp_path):
     stray = pd.DataFrame(dict(sop=[None], error=['not a DICOM file'], **dict.fromkeys(LABELS, [np.nan])))
     assert len(write_submission(pd.concat([_preds(), stray]), tmp_path/'sample.csv', tmp_path/'sub.csv')) == 18
 
+def _lost(*at): return _preds().assign(any=[.1, .3, .8], error=['damaged' if i in at else None for i in range(3)], **{l:np.where(np.isin(range(3), at), np.nan, .1) for l in SUBTYPES})
+
+@pytest.mark.parametrize('preds', [_lost(1).assign(any=[.1, np.nan, .8]), _lost().drop(index=1)], ids=['damaged', 'not there'])
+def test_what_can_not_be_read_gets_the_mean_when_asked(tmp_path, preds):
+    to_long(_preds()).to_csv(tmp_path/'sample.csv', index=False)
+    with pytest.raises(LabelError, match='ID_1'): write_submission(preds, tmp_path/'sample.csv', tmp_path/'sub.csv')
+    assert write_submission(preds, tmp_path/'sample.csv', tmp_path/'sub.csv', fill=True).attrs['filled'] == ['ID_1']
+    got = pd.read_csv(tmp_path/'sub.csv').set_index('ID').Label
+    assert np.allclose(got[['ID_0_any', 'ID_1_any', 'ID_2_any', 'ID_1_subdural']], [.1, .45, .8, .1])
+
+@pytest.mark.parametrize('preds,says', [(_preds(4), 'not asked for'), (_preds().assign(sop=['a', 'b', 'c']), '18 ids of sample.csv have no prediction'),
+    (_preds().assign(any=[.1, np.nan, .2]), 'no probability in 0..1: ID_1'), (_preds().assign(any=1.5), 'no probability')])
+def test_filling_hides_no_mistake(tmp_path, preds, says):
+    to_long(_preds()).to_csv(tmp_path/'sample.csv', index=False)
+    with pytest.raises(LabelError) as e: write_submission(preds, tmp_path/'sample.csv', tmp_path/'sub.csv', fill=True)
+    assert says in str(e.value) and not (tmp_path/'sub.csv').exists()
+
+def test_a_line_of_no_label_can_not_be_filled(tmp_path):
+    pd.concat([to_long(_preds()), pd.DataFrame(dict(ID=['ID_0_extradural'], Label=[.5]))]).to_csv(tmp_path/'sample.csv', index=False)
+    with pytest.raises(LabelError, match='1 ids of sample.csv have no prediction: ID_0_extradural'): write_submission(_preds(), tmp_path/'sample.csv', tmp_path/'sub.csv', fill=True)
+
+def test_a_submission_of_the_challenges_size(tmp_path):
+    "All 727,392 lines, in the order of a shuffled sample, to the last digit written"
+    n,rng = 121_232,np.random.default_rng(5)
+    sops = np.array([f'ID_{i:09x}' for i in rng.choice(2**36, n, replace=False)], object)
+    preds = pd.DataFrame(dict(sop=sops, **{l:rng.random(n).round(6) for l in LABELS}))
+    row,col = np.divmod(rng.permutation(6*n), 6)
+    asked = sops[row] + np.array([f'_{l}' for l in LABELS], object)[col]
+    pd.DataFrame(dict(ID=asked, Label=.5)).to_csv(tmp_path/'sample.csv', index=False)
+    write_submission(preds, tmp_path/'sample.csv', tmp_path/'sub.csv')
+    got = pd.read_csv(tmp_path/'sub.csv')
+    assert len(got) == 727_392 and (got.ID.to_numpy(object) == asked).all()
+    np.testing.assert_allclose(got.Label, preds[list(LABELS)].to_numpy()[row,col].clip(1e-6, 1-1e-6), atol=1e-9)
+
 def test_predictions_round_trip(tmp_path):
     df = _preds().assign(path='a', error=[None, 'bad', None])
     save_predictions(df, tmp_path/'p.csv')

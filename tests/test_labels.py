@@ -120,15 +120,16 @@ def test_a_stray_file_does_not_block_a_submission(tmp_path):
     stray = pd.DataFrame(dict(sop=[None], error=['not a DICOM file'], **dict.fromkeys(LABELS, [np.nan])))
     assert len(write_submission(pd.concat([_preds(), stray]), tmp_path/'sample.csv', tmp_path/'sub.csv')) == 18
 
-def _lost(*at): return _preds().assign(any=[.1, .3, .8], error=['damaged' if i in at else None for i in range(3)], **{l:np.where(np.isin(range(3), at), np.nan, .1) for l in SUBTYPES})
+_seen = _preds().assign(any=[.1, .3, .8])
+_damaged = _seen.assign(error=[None, 'damaged', None], **{l:_seen[l].where(_seen.index != 1) for l in LABELS})
 
-@pytest.mark.parametrize('preds', [_lost(1).assign(any=[.1, np.nan, .8]), _lost().drop(index=1)], ids=['damaged', 'not there'])
+@pytest.mark.parametrize('preds', [_damaged, _seen.drop(index=1)], ids=['damaged', 'not there'])
 def test_what_can_not_be_read_gets_the_mean_when_asked(tmp_path, preds):
     to_long(_preds()).to_csv(tmp_path/'sample.csv', index=False)
     with pytest.raises(LabelError, match='ID_1'): write_submission(preds, tmp_path/'sample.csv', tmp_path/'sub.csv')
     assert write_submission(preds, tmp_path/'sample.csv', tmp_path/'sub.csv', fill=True).attrs['filled'] == ['ID_1']
     got = pd.read_csv(tmp_path/'sub.csv').set_index('ID').Label
-    assert np.allclose(got[['ID_0_any', 'ID_1_any', 'ID_2_any', 'ID_1_subdural']], [.1, .45, .8, .1])
+    assert np.allclose(got[['ID_0_any', 'ID_1_any', 'ID_2_any', 'ID_1_subdural']], [.1, .45, .8, .5])
 
 @pytest.mark.parametrize('preds,says', [(_preds(4), 'not asked for'), (_preds().assign(sop=['a', 'b', 'c']), '18 ids of sample.csv have no prediction'),
     (_preds().assign(any=[.1, np.nan, .2]), 'no probability in 0..1: ID_1'), (_preds().assign(any=1.5), 'no probability')])

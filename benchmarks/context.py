@@ -64,7 +64,7 @@ def contestants(got, seed):
     (held,x),(test,z) = got['held'],got['test']
     smooth = z[:,-6:][neighbour_rows(test, 1)].mean(1)
     trees = boosted(held, x[:,-6:], test, z[:,-6:], seed)
-    return dict(slices=z[:,-6:], smoothed=smooth, boosting=trees, series=in_context(fit_series(held, x, seed=seed), test, z))
+    return dict(slices=z[:,-6:], smoothed=smooth, boosting=trees, series=in_context(fit_series(held, x, seed=seed), test, z)[0])
 
 def figures(logits, df, seed):
     "Against labels that other readers gave, and against the truth"

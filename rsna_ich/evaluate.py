@@ -83,9 +83,10 @@ def figures_of(
 def study_table(
     df:pd.DataFrame, # from `join_labels`, with `study`
 )->pd.DataFrame: # a row a study, with the columns of `df` that are needed to judge it
-    "The largest probability and the truth of each study"
+    "The largest probability and the truth of each study; for `any` the answer of its series where there is one"
     true = [f'true_{l}' for l in LABELS]
     best = df.groupby('study')[[*LABELS, *true]].max()
+    if 'series_any' in df: best['any'] = df.series_any.fillna(df['any']).groupby(df.study).max()
     lost = df[true].isna().groupby(df.study).any()
     best[true] = best[true].where((best[true] == 1) | ~lost)
     same = df.groupby('study')[[c for c in ('patient', 'source') if c in df]].first()
@@ -142,7 +143,7 @@ def score(
     df = join_labels(preds, labels)
     failed = int(preds.error.notna().sum()) if 'error' in preds else 0
     res = figures_of(df, draws) | dict(n_failed=failed, n_unlabelled=len(preds)-failed-len(df))
-    if 'study' in df and df.study.notna().all(): res['study'] = figures_of(study_table(df), draws)
+    if 'study' in df and df.study.notna().all(): res['study'] = figures_of(study_table(df), draws) | dict(any_from='series_any' if 'series_any' in df else 'slices')
     if 'source' in df: res['by_source'] = by_group(df, df.source, draws)
     if headers is not None: res['by_coding'] = by_group(df, df.sop.map(dict(zip(headers.sop, coding_of(headers)))), draws)
     table = confusion(df)
@@ -250,6 +251,11 @@ def _notes(figures, seen):
     flatter = f'<p class=note>The model was trained on {seen} of these patients, so the figures flatter it.</p>' if seen else ''
     return flatter, f"<p class=mut>{left}Ranges are 95% intervals from {figures['draws']:,} bootstrap draws of {_UNITS[figures['resampled_by']]}.</p>"
 
+def _study_note(figures):
+    own = ' For any haemorrhage it is what was said of the series as a whole, the largest where a study has several.' if figures['study']['any_from'] == 'series_any' else ''
+    return f"<p class=mut>The score of a study is the largest of its slices', and so is its truth.{own}</p>"
+
+# %% ../nbs/13_evaluate.ipynb #3fd92b9c
 def _plots(df, figures):
     p,t = _arrays(df)
     curves = html_figures(*(figure_svg(f(p, t), f'{name} curves of the six labels') for f,name in ((plot_roc, 'ROC'), (plot_pr, 'precision-recall'))))
@@ -269,7 +275,7 @@ def report_html(
     flatter,note = _notes(figures, seen)
     parts = [flatter, _cards(figures), note, '<h2>By label, slice by slice</h2>', _label_tables(figures)]
     if learn is not None and learn.calibration: parts += ["<h2>At the thresholds that the model carries</h2><p class=mut>Chosen on the model's own validation patients; what they do here:</p>", _points_table(df, learn.calibration['thresholds'])]
-    if 'study' in figures: parts += ['<h2>By label, study by study</h2><p class=mut>The score of a study is the largest of its slices\', and so is its truth.</p>', _label_tables(figures['study'])]
+    if 'study' in figures: parts += ['<h2>By label, study by study</h2>', _study_note(figures), _label_tables(figures['study'])]
     for k,name in (('by_source', 'source'), ('by_coding', 'coding')):
         if k in figures: parts += [f'<h2>By {name}</h2>', _group_table(figures[k], name)]
     return html_page(title, ''.join([*parts, _plots(df, figures), _gallery(df, root, learn) if root is not None else '']))

@@ -65,7 +65,7 @@ def _kept(df, rows):
 
 # %% ../nbs/12_infer.ipynb #97ba9d62
 def _answers(table, learn, tta, bs, threads):
-    "Probabilities, notes and errors for every row of a table whose errors are known so far"
+    "Probabilities, the logits of whole series, notes and errors for every row of a table whose errors are known so far"
     rows,context = np.flatnonzero(table.error.isna()),learn.series is not None
     net = SliceFeatures(learn.model) if context else learn.model
     out,notes = np.full((len(table), len(LABELS) + (net.n_emb if context else 0)), np.nan),np.full((len(table), 2), None)
@@ -78,14 +78,25 @@ def _answers(table, learn, tta, bs, threads):
             if len(keep): out[rows[idxs[keep]]] = got
             notes[rows[idxs]] = [b.notes[i] or (None, None) for i in own]
             for r,i in zip(rows[idxs], own): error[r] = b.errors.get(i)
-    return _probs(table, learn, out), notes, error
+    return *_probs(table, learn, out), notes, error
 
 def _probs(table, learn, out):
-    "Probabilities [N,6], in the light of the series where the model has learnt to see it"
+    "Probabilities [N,6], in the light of the series where the model has learnt to see it, and the logits [N] of any haemorrhage in it"
     alone = learn.answer(expit(out[:,-len(LABELS):]))
-    if learn.series is None: return alone
+    if learn.series is None: return alone, np.full(len(out), np.nan)
     out[:,-len(LABELS):] = true_logits(out[:,-len(LABELS):], learn.negatives_kept)
-    return coherent(expit(in_context(learn.series, table, out, logit(alone))))
+    slices,whole = in_context(learn.series, table, out, logit(alone))
+    return coherent(expit(slices)), whole
+
+# %% ../nbs/12_infer.ipynb #34c53de1
+def _series_any(table, probs, whole):
+    "Probability [N] of any haemorrhage in the series of each file, from the slices' [N,6] and the logits [N] of each model's series"
+    alone,own = table.series.fillna('') == '',pd.Series(-1-np.arange(len(table)))
+    key = table.groupby(['study', 'series'], dropna=False, sort=False).ngroup().where(~alone, own)
+    shared = lambda v: pd.Series(v).groupby(key).transform('max').to_numpy(float)
+    heads = [o for o in whole if not np.isnan(o).all()]
+    said = shared(expit(np.mean(heads, 0))) if heads else np.nan
+    return np.where(np.isnan(said), shared(probs[:,0]), said)
 
 # %% ../nbs/12_infer.ipynb #36c6984e
 def predict(
@@ -94,13 +105,14 @@ def predict(
     tta:bool=False, # average over mirrored and shifted views?
     bs:int=64, # slices at a time
     threads:int=None, # that read files; two a core when None
-)->pd.DataFrame: # a row a file: `sop`, `LABELS`, then path, patient, study, series, z, error, pixels_sha256, flags
+)->pd.DataFrame: # a row a file: `sop`, `LABELS`, `series_any`, then path, patient, study, series, z, error, pixels_sha256, flags
     "Six probabilities for every file of `source`, in input order; for files that can't be read, why"
     learns,table = load_detectors(model),source_table(source).reset_index(drop=True)
     other = table.error.isna() & (table.modality != 'CT').fillna(True)
     table.loc[other, 'error'] = 'the modality is ' + table.modality[other].fillna('not given') + ', CT is wanted'
-    each,notes,error = zip(*[_answers(table, o, tta, bs, threads) for o in learns])
-    probs = pd.DataFrame(ensemble_mean(each), columns=list(LABELS))
+    each,whole,notes,error = zip(*[_answers(table, o, tta, bs, threads) for o in learns])
+    p = ensemble_mean(each)
+    probs = pd.DataFrame(p, columns=list(LABELS)).assign(series_any=_series_any(table, p, whole))
     res = pd.concat([table[['sop']], probs, table['name patient study series z'.split()].rename(columns=dict(name='path'))], axis=1)
     res = res.assign(error=error[0], pixels_sha256=notes[0][:,0], flags=notes[0][:,1])
     return res.astype({c:'string' for c in 'sop patient study series path error pixels_sha256 flags'.split()})

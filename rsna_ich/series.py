@@ -154,16 +154,17 @@ def in_context(
     feats, # [rows,n_emb+6], with logits for the true prevalence
     alone=None, # [rows,6] logits of slices that are in no series; as in `feats` when None
     bs:int=64, # series at a time
-)->np.ndarray: # [rows,6] logits
-    "Slice logits in the light of the series"
-    res,seqs = np.array(feats[:,-len(LABELS):] if alone is None else alone, float),series_sequences(df, feats)
+)->tuple: # [rows,6] logits of the slices; [rows] of any haemorrhage in the series, NaN for slices that are in no series
+    "Logits in the light of the series, and of the series"
+    seqs,whole = series_sequences(df, feats),np.full(len(df), np.nan)
+    res = np.array(feats[:,-len(LABELS):] if alone is None else alone, float)
     seqs.sort(key=lambda o: len(o[0]))
     with torch.inference_mode():
         for i in range(0, len(seqs), bs):
             part = seqs[i:i+bs]
-            out = model(pad_series([(x, x) for _,x in part])[0])[0].numpy()
-            for (rows,_),o in zip(part, out): res[rows] = o[:len(rows)]
-    return res
+            out = (o.numpy() for o in model(pad_series([(x, x) for _,x in part])[0]))
+            for (rows,_),o,w in zip(part, *out): res[rows],whole[rows] = o[:len(rows)],w
+    return res, whole
 
 # %% ../nbs/11_series.ipynb #0a55b758
 def cross_context(
@@ -178,7 +179,7 @@ def cross_context(
     for fold in range(n_folds):
         train,valid = PatientSplitter(n_folds, fold, seed)(df)
         take = lambda rows: df.iloc[rows].reset_index(drop=True)
-        res[valid] = in_context(fit_series(take(train), feats[train], seed=seed, **kwargs), take(valid), feats[valid])
+        res[valid] = in_context(fit_series(take(train), feats[train], seed=seed, **kwargs), take(valid), feats[valid])[0]
     return res
 
 # %% ../nbs/11_series.ipynb #bf683c66

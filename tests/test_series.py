@@ -90,6 +90,27 @@ def test_edited_series_models_are_refused(model, tmp_path, edit):
     with pytest.raises(ModelError) as e: load_detector(tmp_path)
     assert '\n' not in str(e.value)
 
+def _logits(p): return np.log(p/(1-p))
+
+def test_the_answer_for_a_series(model, table, tmp_path):
+    "From the series models alone, averaged in log odds; for every slice of a series, a damaged one too; none where nothing can be read"
+    learn,plain = load_detector(model),load_model(model)
+    feats = true_features(learn, table)
+    one = predict(table, model)
+    np.testing.assert_allclose(_logits(one.series_any), in_context(learn.series, table, feats)[1], atol=1e-3)
+    assert (one.groupby('series').series_any.nunique() == 1).all()
+    other = load_detector(model)
+    for o in other.series.study.parameters(): o.data.mul_(-2).add_(.5)
+    two = predict(table, other).series_any
+    np.testing.assert_allclose(_logits(predict(table, [learn, plain, other]).series_any), (_logits(one.series_any) + _logits(two))/2, atol=1e-4)
+    alone = predict(table, plain)
+    np.testing.assert_array_equal(alone.series_any, alone.groupby('series')['any'].transform('max'))
+    first = table[table.series == table.series[0]].reset_index(drop=True)
+    for i in range(2): (tmp_path/f'{i}.dcm').write_bytes(open(first.file[i], 'rb').read()[:-100]) # headers and no whole pixels
+    lost = predict([tmp_path/'0.dcm', tmp_path/'1.dcm', *first.file[2:]], model)
+    assert lost['any'].isna().sum() == 2 and lost.series_any.notna().all() and lost.series_any.nunique() == 1
+    assert predict([tmp_path/'0.dcm', tmp_path/'1.dcm'], model).series_any.isna().all()
+
 def test_what_can_not_be_taught(table, model):
     learn = load_model(model)
     with pytest.raises(DataError, match='held back'): held_back(table.assign(patient='another'), learn)
@@ -99,9 +120,11 @@ def test_what_can_not_be_taught(table, model):
 def test_a_series_of_two_and_one_of_one(table):
     feats = np.random.default_rng(0).standard_normal((len(table), 10)).astype(np.float32)
     m = fit_series(table, feats, epochs=2)
-    two = in_context(m, table[:2], feats[:2])
-    assert np.isfinite(two).all() and np.abs(two - feats[:2,-6:]).max() > 0
-    np.testing.assert_array_equal(in_context(m, table[:1], feats[:1]), feats[:1,-6:])
+    two,whole = in_context(m, table[:2], feats[:2])
+    assert np.isfinite(two).all() and np.abs(two - feats[:2,-6:]).max() > 0 and np.isfinite(whole).all() and whole[0] == whole[1]
+    one,whole = in_context(m, table[:1], feats[:1])
+    np.testing.assert_array_equal(one, feats[:1,-6:])
+    assert np.isnan(whole).all()
 
 def _waves(side):
     y,x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing='ij')

@@ -21,6 +21,7 @@ from .metrics import label_metrics, plot_pr, plot_roc, summarise
 from .pixels import read_slice
 from .plots import draws, plot_heat
 from .report import figure_svg, fmt, html_cards, html_figures, html_page, html_table, slice_image
+from .series import load_detectors
 
 # %% ../nbs/13_evaluate.ipynb #22e246de
 def join_labels(
@@ -54,10 +55,11 @@ def labelled(
 # %% ../nbs/13_evaluate.ipynb #84997b2a
 def seen_patients(
     headers:pd.DataFrame, # a header table
-    learn, # an `ICHLearner`
+    learn, # an `ICHLearner`, or several as from `load_detectors`
 )->int:
-    "How many patients of `headers` the model was trained on"
-    known = set(learn.data.get('train', {}).get('patient_hashes', ()))
+    "How many patients of `headers` the models have learnt from"
+    parts = [(o, part) for o in load_detectors(learn) for part in ('train', 'valid')[:1 + (o.series is not None)]]
+    known = {h for o,part in parts for h in o.data.get(part, {}).get('patient_hashes', ())}
     return sum(patient_hash(p) in known for p in headers.patient.dropna().unique())
 
 # %% ../nbs/13_evaluate.ipynb #19d295f1
@@ -200,6 +202,12 @@ def _group_table(groups, name):
         'guessing':o['prevalence_log_loss'], 'AUC of any':_pm(o, 'auc', 'any'), 'ECE of any':_pm(o, 'ece', 'any')} for k,o in groups.items()]
     return html_table(pd.DataFrame(rows), {'guessing':'.4f'})
 
+def _thresholds(learn):
+    "The operating points of what made the predictions; None where it has none, as several models without a calibration of their own"
+    learns = [] if learn is None else load_detectors(learn)
+    cal = learns and (learns.calibration or (learns[0].calibration if len(learns) == 1 else None))
+    return cal['thresholds'] if cal else None
+
 def _points_table(df, thresholds):
     "What the model's own operating points do here"
     names,rows = dict(sensitivity_95='sensitivity 95%', specificity_95='specificity 95%', best_f1='best F1'),[]
@@ -237,6 +245,7 @@ def _layer(learn):
     except ModelError: return None
 
 def _gallery(df, root, learn):
+    learn = learn if learn is None else load_detectors(learn)[0]
     out,layer = [],_layer(learn)
     for title,rows in pick_slices(df).items():
         cards = ''.join(_slice_card(r, root, learn, layer) for _,r in rows.iterrows())
@@ -269,12 +278,12 @@ def report_html(
     root=None, # the folder that `path` is relative to; without it no slices are drawn
     title:str='Evaluation', # of the page
     seen:int=0, # patients among these that the model was trained on, from `seen_patients`
-    learn=None, # the `ICHLearner` that made the predictions, for its operating points and heat maps
+    learn=None, # what made the predictions, an `ICHLearner` or several, for operating points and heat maps
 )->str: # a whole HTML page
     "The evaluation as one self-contained page"
     flatter,note = _notes(figures, seen)
     parts = [flatter, _cards(figures), note, '<h2>By label, slice by slice</h2>', _label_tables(figures)]
-    if learn is not None and learn.calibration: parts += ["<h2>At the thresholds that the model carries</h2><p class=mut>Chosen on the model's own validation patients; what they do here:</p>", _points_table(df, learn.calibration['thresholds'])]
+    if points := _thresholds(learn): parts += ["<h2>At the thresholds that the model carries</h2><p class=mut>Chosen on patients held back for that; what they do here:</p>", _points_table(df, points)]
     if 'study' in figures: parts += ['<h2>By label, study by study</h2>', _study_note(figures), _label_tables(figures['study'])]
     for k,name in (('by_source', 'source'), ('by_coding', 'coding')):
         if k in figures: parts += [f'<h2>By {name}</h2>', _group_table(figures[k], name)]
@@ -288,7 +297,7 @@ def evaluate(
     root=None, # the folder that the predictions' `path` is relative to, for the gallery
     title:str='Evaluation', # of the report
     headers:pd.DataFrame=None, # the files' header table, for figures by coding
-    learn=None, # the `ICHLearner` that made the predictions: for its thresholds, heat maps, and the patients that it was trained on
+    learn=None, # what made the predictions, an `ICHLearner` or several: for thresholds, heat maps, and the patients that were learnt from
     draws:int=1000, # of the bootstrap
 )->dict: # what `metrics.json` holds
     "Score `preds`, and write the figures and the report"

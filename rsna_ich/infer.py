@@ -11,7 +11,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from scipy.special import expit, logit
 from .archive import is_archive
-from .calibrate import coherent
+from .calibrate import calibrated, coherent
 from .core import DataError, DicomError, LABELS, RESEARCH_ONLY, progress
 from .data import mend, neighbour_rows, series_order
 from .headers import load_headers, scan, scan_paths
@@ -112,6 +112,7 @@ def predict(
     table.loc[other, 'error'] = 'the modality is ' + table.modality[other].fillna('not given') + ', CT is wanted'
     each,whole,notes,error = zip(*[_answers(table, o, tta, bs, threads) for o in learns])
     p = ensemble_mean(each)
+    if learns.calibration: p = calibrated(p, learns.calibration['temperature'])
     probs = pd.DataFrame(p, columns=list(LABELS)).assign(series_any=_series_any(table, p, whole))
     res = pd.concat([table[['sop']], probs, table['name patient study series z'.split()].rename(columns=dict(name='path'))], axis=1)
     res = res.assign(error=error[0], pixels_sha256=notes[0][:,0], flags=notes[0][:,1])

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['N_GEO', 'SliceFeatures', 'slice_features', 'true_logits', 'true_features', 'series_sequences', 'pad_series',
            'SeriesModel', 'SeriesLoss', 'fit_series', 'in_context', 'cross_context', 'held_back', 'train_context',
-           'save_series', 'save_context', 'load_detector', 'load_detectors', 'ensemble_mean', 'out_of_fold',
-           'train_folds']
+           'save_series', 'save_context', 'load_detector', 'Detectors', 'model_folders', 'save_ensemble',
+           'load_ensemble', 'load_detectors', 'ensemble_mean', 'out_of_fold', 'train_folds']
 
 # %% ../nbs/11_series.ipynb #f6c19f86
 import hashlib, json
@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 from .core import DataError, LABELS, ModelError, write_whole
 from .data import CTBatch, FileSlices, Labelled, Nearby, SliceDL, StoreSlices, correct_prior, neighbour_rows, series_order
 from .headers import slice_position
-from .learner import fingerprint, load_model, patient_hash, read_weights, train_model
+from .learner import _calibration, fingerprint, load_model, patient_hash, read_weights, train_model
 from .metrics import WeightedLogLoss, summarise
 from .splits import PatientSplitter, load_folds, patient_folds
 
@@ -254,14 +254,54 @@ def load_detector(
     return learn
 
 # %% ../nbs/11_series.ipynb #18f894a2
+class Detectors(list):
+    "`ICHLearner`s that answer together, and the `calibration` of what they say together"
+    calibration = None
+
+def model_folders(
+    folder, # of a saved model or of several
+)->list: # of paths
+    "Where the models are"
+    folder = Path(folder)
+    several = [] if (folder/'config.json').exists() else sorted(o.parent for o in folder.glob('*/config.json'))
+    return several or [folder]
+
+def _digests(folder): return {o.name:hashlib.sha256((o/'config.json').read_bytes()).hexdigest() for o in model_folders(folder)}
+
+# %% ../nbs/11_series.ipynb #2badf13b
+def save_ensemble(
+    folder, # of a saved model or of several
+    calibration:dict, # from `calibrate.fit_calibration`
+):
+    "Keep the calibration of what the models of `folder` say together"
+    _write_json(Path(folder)/'ensemble.json', dict(format=1, models=_digests(folder), calibration=calibration))
+
+def load_ensemble(
+    folder, # of a saved model or of several
+): # the calibration, or None; a `ModelError` when it isn't for these models
+    "What `save_ensemble` has kept"
+    path = Path(folder)/'ensemble.json'
+    if not path.exists(): return None
+    name = f'{Path(folder).name}/ensemble.json'
+    try:
+        cfg = json.loads(path.read_text(encoding='utf-8'))
+        if cfg['format'] != 1: raise ValueError(f"format {cfg['format']!r}")
+        cal,models = _calibration(cfg['calibration'] | dict(calibration=cfg['calibration'])),cfg['models']
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as e: raise ModelError(f"{name}: not a calibration that can be used ({type(e).__name__})") from e
+    if models != _digests(folder): raise ModelError(f'{name}: fitted for other models than are here now; delete it, or calibrate again')
+    return cal
+
+# %% ../nbs/11_series.ipynb #555833a7
 def load_detectors(
     model, # an `ICHLearner`, the folder of a saved model or of several, or a list of these
-)->list: # of `ICHLearner`
+)->Detectors:
     "All models that are to answer together"
-    if isinstance(model, (list, tuple)): return [o for m in model for o in load_detectors(m)]
-    if not isinstance(model, (str, Path)): return [model]
-    several = [] if (Path(model)/'config.json').exists() else sorted(o.parent for o in Path(model).glob('*/config.json'))
-    return [load_detector(o) for o in several or [model]]
+    if isinstance(model, Detectors): return model
+    if isinstance(model, (list, tuple)): return load_detectors(model[0]) if len(model) == 1 else Detectors(o for m in model for o in load_detectors(m))
+    if not isinstance(model, (str, Path)): return Detectors([model])
+    res = Detectors(map(load_detector, model_folders(model)))
+    res.calibration = load_ensemble(model)
+    return res
 
 def ensemble_mean(
     each, # probabilities [N,6] of each model

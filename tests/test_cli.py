@@ -65,6 +65,13 @@ def test_submit_in_one_go(session, two, tmp_path):
     assert a.ID.tolist() == b.ID.tolist() == sample.ID.tolist()
     np.testing.assert_allclose(a.Label, b.Label, atol=2e-6)
 
+def test_calibrate_on_new_patients(session, two, tmp_path):
+    run('phantom', tmp_path/'ph', '--studies', 2, '--size', 64, '--seed', 8)
+    run('scan', tmp_path/'ph'/'dicom', '--out', tmp_path/'h.parquet')
+    assert 'on the 2 patients of the fit' in run('calibrate', two, tmp_path/'h.parquet', '--labels', tmp_path/'ph'/'labels.csv')[1]
+    assert 'calibrated already' in run('calibrate', two, tmp_path/'h.parquet', '--labels', tmp_path/'ph'/'labels.csv', code=1)[1]
+    (two/'ensemble.json').unlink()
+
 def test_split_and_train_on_it(session, tmp_path):
     labels = ('--labels', session/'ph'/'labels.csv')
     out,err = run('split', session/'headers.parquet', *labels, '--folds', 3, '--seed', 2, '--out', tmp_path/'f.parquet')
@@ -116,6 +123,7 @@ def errors(session, tmp_path):
         (('predict', tmp_path/'empty', '--model', model, *out), 'holds no files'), (('evaluate', model, headers, '--labels', tmp_path/'other.csv', *out), 'no file has a label'),
         (('submit', tmp_path/'p.csv', '--sample', tmp_path/'sample.csv', *out), 'have no prediction: ID_x_any'), (('submit', tmp_path/'other.csv', '--sample', tmp_path/'sample.csv', *out), 'not a prediction table'),
         (('submit', tmp_path/'p.csv', '--sample', tmp_path/'none.csv', *out), 'none.csv: no such'),
+        (('calibrate', model, headers, '--labels', ph/'labels.csv'), 'the models have learnt from 4 of these 5 patients'), (('calibrate', model, headers, '--labels', tmp_path/'other.csv'), 'no file has a label'),
         (('submit', ph/'dicom', '--sample', ph/'labels.csv', *out), 'name a model with --model'), (('submit', tmp_path/'p.csv', '--sample', ph/'labels.csv', '--model', model, *out), '--model has no meaning'),
         (('phantom', ph, '--studies', 1), ''), (('phantom', tmp_path/'x', '--size', 5), ''),
         (('phantom', tmp_path/'out', '--headers-like', tmp_path/'other.csv'), 'other.csv: no column SOPInstanceUID'), (('phantom', tmp_path/'out', '--headers-like', tmp_path/'none.csv'), 'none.csv: no such table'),
@@ -149,7 +157,7 @@ def test_only_bad_files_still_leave_their_reasons(session, tmp_path):
     assert 'not a DICOM file' in pd.read_csv(tmp_path/'p.csv').error[0]
 
 def test_every_command_has_help():
-    for c in ('demo', 'phantom', 'scan', 'prepare', 'split', 'train', 'evaluate', 'predict', 'submit'):
+    for c in ('demo', 'phantom', 'scan', 'prepare', 'split', 'train', 'evaluate', 'predict', 'calibrate', 'submit'):
         r = CliRunner().invoke(app, [c, '--help'], env=dict(COLUMNS='200'))
         assert r.exit_code == 0 and '--help' in r.output
     assert 'Kaggle' in CliRunner().invoke(app, ['train', '--help'], env=dict(COLUMNS='200')).output

@@ -9,10 +9,11 @@ __all__ = ['REPORT_WINDOWS', 'join_labels', 'labelled', 'seen_patients', 'figure
 # %% ../nbs/13_evaluate.ipynb #a90b3054
 import html, json
 from pathlib import Path
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from matplotlib.figure import Figure
 from .calibrate import brier, ece, plot_reliability
 from .core import DataError, DicomError, LABEL_WEIGHTS, LABELS, ModelError, SUBTYPES, write_whole
+from .data import neighbour_rows
 from .explain import feature_layer, heat_image, heat_maps
 from .intervals import bootstrap
 from .labels import _some
@@ -229,26 +230,46 @@ def _said(row):
 
 def _picture(src, text): return f'<figure><img src="{src}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
-def _slice_card(row, root, learn, layer):
+def _slice_card(row, root, learn, layer, near):
     try: hu = read_slice(Path(root)/row.path, 256 if layer is None else learn.ct.item_size)
     except DicomError as e: return f'<div class=slice><div class=t>{html.escape(str(e))}</div></div>'
     views = [_picture(slice_image(hu, w), w.replace('_', ' ')) for w in REPORT_WINDOWS]
-    if layer is not None: views.append(_picture(heat_image(hu, heat_maps(learn, hu[None], row.dearest, layer)[0].cpu()), f'for {row.dearest}'))
+    if layer is not None:
+        seen = _company(hu, near.get(row.sop, [row.path]), root)
+        views.append(_picture(heat_image(hu, heat_maps(learn, seen, row.dearest, layer, [range(len(seen))])[0].cpu()), f'for {row.dearest}'))
     true = ', '.join(l for l in LABELS if row[f'true_{l}'] == 1) or 'no haemorrhage'
     return f'''<div class=slice><div class=trio style="grid-template-columns:repeat({4 if len(views) > 3 else 3},1fr)">{''.join(views)}</div>
 <div class=t><code>{html.escape(str(row.sop))}</code> loss {row.loss:.2f}<br>true: {true}<br>model: {_said(row)}</div></div>'''
 
 # %% ../nbs/13_evaluate.ipynb #4f2f534b
-def _layer(learn):
-    "Where heat maps come from; None where there are none"
-    try: return feature_layer(learn) if learn is not None else None
+def _layer(learn, headers):
+    "Where heat maps come from; None where there are none, or neighbours that aren't known"
+    if learn is None or learn.chain.neighbours and headers is None: return None
+    try: return feature_layer(learn)
     except ModelError: return None
 
-def _gallery(df, root, learn):
-    learn = learn if learn is None else load_detectors(learn)[0]
-    out,layer = [],_layer(learn)
-    for title,rows in pick_slices(df).items():
-        cards = ''.join(_slice_card(r, root, learn, layer) for _,r in rows.iterrows())
+def _near_paths(learn, headers, sops):
+    "For images of a model with neighbours, the paths of the slices that it sees together"
+    if not learn.chain.neighbours: return {}
+    table = headers[headers.error.isna()].reset_index(drop=True)
+    rows = np.flatnonzero(table.sop.isin(sops))
+    return dict(zip(table.sop[rows], table.path.to_numpy(object)[neighbour_rows(table, learn.chain.neighbours)[rows]]))
+
+# %% ../nbs/13_evaluate.ipynb #b8d874a9
+def _company(hu, paths, root):
+    "The slices that the model saw together with the middle one, [2k+1,1,H,W] HU; it stands for those that can't be read"
+    def read(path):
+        try: return read_slice(Path(root)/path, hu.shape[-1])
+        except DicomError: return hu
+    n = len(paths)//2
+    return torch.stack([hu if i == n else read(o) for i,o in enumerate(paths)])
+
+def _gallery(df, root, learn, headers):
+    learn,out = learn if learn is None else load_detectors(learn)[0],[]
+    picked,layer = pick_slices(df),_layer(learn, headers)
+    near = {} if layer is None else _near_paths(learn, headers, pd.concat(picked.values()).sop)
+    for title,rows in picked.items():
+        cards = ''.join(_slice_card(r, root, learn, layer, near) for _,r in rows.iterrows())
         out.append(f"<h2>{title}</h2>" + (f'<div class=slices>{cards}</div>' if len(rows) else '<p class=mut>None.</p>'))
     return ''.join(out)
 
@@ -279,6 +300,7 @@ def report_html(
     title:str='Evaluation', # of the page
     seen:int=0, # patients among these that the model was trained on, from `seen_patients`
     learn=None, # what made the predictions, an `ICHLearner` or several, for operating points and heat maps
+    headers:pd.DataFrame=None, # the files' header table, where a model with neighbours finds them
 )->str: # a whole HTML page
     "The evaluation as one self-contained page"
     flatter,note = _notes(figures, seen)
@@ -287,7 +309,7 @@ def report_html(
     if 'study' in figures: parts += ['<h2>By label, study by study</h2>', _study_note(figures), _label_tables(figures['study'])]
     for k,name in (('by_source', 'source'), ('by_coding', 'coding')):
         if k in figures: parts += [f'<h2>By {name}</h2>', _group_table(figures[k], name)]
-    return html_page(title, ''.join([*parts, _plots(df, figures), _gallery(df, root, learn) if root is not None else '']))
+    return html_page(title, ''.join([*parts, _plots(df, figures), _gallery(df, root, learn, headers) if root is not None else '']))
 
 # %% ../nbs/13_evaluate.ipynb #2d8a8a5c
 def evaluate(
@@ -296,7 +318,7 @@ def evaluate(
     out, # the folder for `metrics.json` and `report.html`
     root=None, # the folder that the predictions' `path` is relative to, for the gallery
     title:str='Evaluation', # of the report
-    headers:pd.DataFrame=None, # the files' header table, for figures by coding
+    headers:pd.DataFrame=None, # the files' header table, for figures by coding and for neighbours
     learn=None, # what made the predictions, an `ICHLearner` or several: for thresholds, heat maps, and the patients that were learnt from
     draws:int=1000, # of the bootstrap
 )->dict: # what `metrics.json` holds
@@ -304,7 +326,7 @@ def evaluate(
     df = join_labels(preds, labels)
     seen = seen_patients(df, learn) if learn is not None and 'patient' in df else 0
     figures = score(preds, labels, headers, draws) | dict(n_training_patients=seen)
-    page = report_html(df, figures, root, title, seen, learn)
+    page = report_html(df, figures, root, title, seen, learn, headers)
     with write_whole(Path(out)/'metrics.json') as tmp: tmp.write_text(json.dumps(figures, indent=2))
     with write_whole(Path(out)/'report.html') as tmp: tmp.write_text(page, encoding='utf-8')
     return figures

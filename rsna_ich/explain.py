@@ -51,21 +51,25 @@ def _laid_back(maps, squares, shape):
     return F.grid_sample(maps, grid, align_corners=False)
 
 # %% ../nbs/12_explain.ipynb #35fce021
+def _middle(hu, near): return hu if near is None else hu[np.asarray(near)[:,len(near[0])//2]]
+
 def heat_maps(
     learn, # an `ICHLearner`
     hu, # [B,1,H,W] HU, at the size that the model's slices are read
     label:str, # what to look for
     layer=None, # of the body; `feature_layer` when None
-)->torch.Tensor: # [B,1,H,W] in 0..1, 0 throughout where nothing speaks for the label
+    near=None, # [N,2k+1] which of the slices each of N answers is from, where the model sees k neighbours; each is its own company when None
+)->torch.Tensor: # [B,1,H,W], or [N,1,H,W] of the middle slices, in 0..1, 0 throughout where nothing speaks for the label
     "Grad-CAM of `label` for each slice"
     from captum.attr import LayerGradCam
     model,hu = learn.model.eval(),hu.float().to(next(learn.model.parameters()).device)
-    with torch.no_grad(): x = learn.chain.to(hu.device).eval()(hu)
+    if near is not None and not learn.chain.neighbours: hu,near = _middle(hu, near),None
+    with torch.no_grad(): x = learn.chain.to(hu.device).eval()(hu, near=near)
     gradcam = LayerGradCam(model, layer or feature_layer(learn))
     with torch.enable_grad(): cam = gradcam.attribute(x.requires_grad_(), target=LABELS.index(label), relu_attributions=True)
     cam = F.interpolate(cam.detach().float(), x.shape[-2:], mode='bilinear')
     cam = cam / cam.amax((-2, -1), keepdim=True).clamp(min=1e-12)
-    return _laid_back(cam, _squares(learn.chain, hu), hu.shape[-2:]).clamp(0, 1)
+    return _laid_back(cam, _squares(learn.chain, _middle(hu, near)), hu.shape[-2:]).clamp(0, 1)
 
 # %% ../nbs/12_explain.ipynb #616399b3
 def _blend(grey, heat):
@@ -90,15 +94,16 @@ def heat_image(
 @draws(7, 3.7)
 def plot_heat_map(
     learn, # an `ICHLearner`
-    source, # anything that `pixels.read_slice` reads
+    source, # anything that `pixels.read_slice` reads; for a model with k neighbours a list of 2k+1 of them, from low to high
     label:str='any', # what to look for
     window='brain', # a name or (width, level)
     ax=None, # axes to draw on; a new figure when None
 )->Figure: # the figure drawn on
     "A slice, and beside it what speaks for `label`"
-    hu = read_slice(source, learn.ct.item_size)
-    heat = heat_maps(learn, hu[None], label)[0,0].cpu().numpy()
-    grey = window_hu(hu[0].numpy(), window)
+    seen = source if isinstance(source, (list, tuple)) else [source]
+    hu = torch.stack([read_slice(o, learn.ct.item_size) for o in seen])
+    heat = heat_maps(learn, hu, label, near=[range(len(seen))] if len(seen) > 1 else None)[0,0].cpu().numpy()
+    grey = window_hu(hu[len(seen)//2,0].numpy(), window)
     for a,im,title in zip(panels(ax, 1, 2).flat, (np.repeat(grey[...,None], 3, 2), _blend(grey, heat)), ('slice', f'what speaks for {LABEL_TITLES[label]}')):
         a.imshow(im.clip(0, 1))
         a.set_title(title)
@@ -108,15 +113,16 @@ def plot_heat_map(
 def pointing_game(
     learn, # an `ICHLearner`
     hu, # [B,1,H,W] HU, at the size that the model's slices are read
-    masks:np.ndarray, # [B,H,W] bool, where the bleed is
+    masks:np.ndarray, # [B,H,W], or [N,H,W], bool, where the bleed is
     label:str, # what to look for
     layer=None, # of the body; `feature_layer` when None
+    near=None, # as for `heat_maps`
 )->pd.DataFrame: # a row a slice: `hit`, `distance` from the peak to the bleed (pixels), `chance` (the bleed's share of the head)
     "How often the peak of the map lies in the bleed"
     from scipy.ndimage import distance_transform_edt
-    heat = heat_maps(learn, hu, label, layer)[:,0].cpu().numpy()
+    heat,own = heat_maps(learn, hu, label, layer, near)[:,0].cpu().numpy(),_middle(hu, near)[:,0]
     rows = []
-    for m,mask,head in zip(heat, masks, (hu[:,0] > -300).cpu().numpy()):
+    for m,mask,head in zip(heat, masks, (own > -300).cpu().numpy()):
         far = float(distance_transform_edt(~mask)[np.unravel_index(m.argmax(), m.shape)]) if m.any() else np.nan
         rows.append(dict(hit=far == 0, distance=far, chance=mask.sum()/max((head | mask).sum(), 1)))
     return pd.DataFrame(rows)
@@ -128,11 +134,12 @@ def pointing_table(
     layer=None, # of the body; `feature_layer` when None
 )->pd.DataFrame: # a row a label: `slices`, `hit` (share), `chance` (share), `median_distance` (pixels)
     "The pointing game on whole phantom studies, for each label on the slices that have it"
-    rows = []
+    rows,n = [],learn.chain.neighbours
     for ph in studies:
         for i,label in enumerate(LABELS):
             own = ph.mask > 0 if not i else (ph.mask & (1 << (i-1))) > 0
-            k = own.any((1, 2))
-            if k.any(): rows.append(pointing_game(learn, torch.tensor(ph.hu[k])[:,None], own[k], label, layer).assign(label=label))
+            k = np.flatnonzero(own.any((1, 2)))
+            near = (k[:,None] + np.arange(-n, n+1)).clip(0, len(own)-1)
+            if len(k): rows.append(pointing_game(learn, torch.tensor(ph.hu)[:,None], own[k], label, layer, near).assign(label=label))
     df = pd.concat(rows).groupby('label').agg(slices=('hit', 'size'), hit=('hit', 'mean'), chance=('chance', 'mean'), median_distance=('distance', 'median'))
     return df.reindex([l for l in LABELS if l in df.index])

@@ -611,6 +611,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'rsna_ich.metrics._counts': ('metrics.html#_counts', 'rsna_ich/metrics.py'),
                                   'rsna_ich.metrics._curves': ('metrics.html#_curves', 'rsna_ich/metrics.py'),
                                   'rsna_ich.metrics._per_label': ('metrics.html#_per_label', 'rsna_ich/metrics.py'),
+                                  'rsna_ich.metrics._pr': ('metrics.html#_pr', 'rsna_ich/metrics.py'),
                                   'rsna_ich.metrics._share': ('metrics.html#_share', 'rsna_ich/metrics.py'),
                                   'rsna_ich.metrics._values': ('metrics.html#_values', 'rsna_ich/metrics.py'),
                                   'rsna_ich.metrics.accuracy_any': ('metrics.html#accuracy_any', 'rsna_ich/metrics.py'),

@@ -177,17 +177,17 @@ def pick_slices(
 def _pm(figures, k, label=None, spec='.3f'):
     "A figure with its interval, as text"
     v,pair = (o if label is None else o[label] for o in (figures[k], figures['intervals'][k]))
-    return fmt(v, spec) + (f' ({pair[0]:{spec}}–{pair[1]:{spec}})' if pair and v is not None else '')
+    return fmt(v, spec) + (f' ({pair[0]:{spec}}–{pair[1]:{spec}})' if pair and v is not None and pair[0] < pair[1] else '')
 
 _RANKING = dict(auc='AUC', average_precision='average precision', ece='ECE', brier='Brier score')
 _ANSWERS = dict(sensitivity='sensitivity (recall)', specificity='specificity', precision='precision', accuracy='accuracy')
 
 def _cards(figures):
     guess = figures['prevalence_log_loss']
-    between = lambda k,l=None: _pm(figures, k, l).partition('(')[2].rstrip(')')
-    cards = [(fmt(figures['weighted_log_loss'], '.4f'), f"weighted log loss, lower is better ({between('weighted_log_loss')})"), (fmt(guess, '.4f'), 'the same when always guessing the prevalence'),
-        (fmt(figures['weighted_log_loss']/guess if guess else None, '.0%'), 'of the guessing score'), (fmt(figures['auc']['any'], '.3f'), f"AUC of any haemorrhage ({between('auc', 'any')})")]
-    if 'study' in figures: cards.append((fmt(figures['study']['auc']['any'], '.3f'), f"the same for {figures['study']['n_slices']:,} studies ({_pm(figures['study'], 'auc', 'any').partition('(')[2].rstrip(')')})"))
+    between = lambda k,l=None,of=figures: ''.join(_pm(of, k, l).partition(' (')[1:])
+    cards = [(fmt(figures['weighted_log_loss'], '.4f'), f"weighted log loss, lower is better{between('weighted_log_loss')}"), (fmt(guess, '.4f'), 'the same when always guessing the prevalence'),
+        (fmt(figures['weighted_log_loss']/guess if guess else None, '.0%'), 'of the guessing score'), (fmt(figures['auc']['any'], '.3f'), f"AUC of any haemorrhage{between('auc', 'any')}")]
+    if 'study' in figures: cards.append((fmt(figures['study']['auc']['any'], '.3f'), f"the same for {figures['study']['n_slices']:,} studies{between('auc', 'any', figures['study'])}"))
     return html_cards([*cards, (figures['n_slices'], f"slices of {fmt(figures['n_patients'])} patients")])
 
 # %% ../nbs/13_evaluate.ipynb #f93c4b6e
@@ -236,9 +236,9 @@ def _slice_card(row, root, learn, layer, near):
     views = [_picture(slice_image(hu, w), w.replace('_', ' ')) for w in REPORT_WINDOWS]
     if layer is not None:
         seen = _company(hu, near.get(row.sop, [row.path]), root)
-        views.append(_picture(heat_image(hu, heat_maps(learn, seen, row.dearest, layer, [range(len(seen))])[0].cpu()), f'for {row.dearest}'))
+        views.append(_picture(heat_image(hu, heat_maps(learn, seen, row.dearest, layer, [range(len(seen))])[0].cpu()), row.dearest))
     true = ', '.join(l for l in LABELS if row[f'true_{l}'] == 1) or 'no haemorrhage'
-    return f'''<div class=slice><div class=trio style="grid-template-columns:repeat({4 if len(views) > 3 else 3},1fr)">{''.join(views)}</div>
+    return f'''<div class=slice><div class=trio style="grid-template-columns:repeat({2 if len(views) > 3 else 3},1fr)">{''.join(views)}</div>
 <div class=t><code>{html.escape(str(row.sop))}</code> loss {row.loss:.2f}<br>true: {true}<br>model: {_said(row)}</div></div>'''
 
 # %% ../nbs/13_evaluate.ipynb #4f2f534b
@@ -289,7 +289,9 @@ def _study_note(figures):
 def _plots(df, figures):
     p,t = _arrays(df)
     curves = html_figures(*(figure_svg(f(p, t), f'{name} curves of the six labels') for f,name in ((plot_roc, 'ROC'), (plot_pr, 'precision-recall'))))
-    reliable = html_figures(figure_svg(plot_reliability(p, t), 'what the model says against what is seen'))
+    reliable = plot_reliability(p, t)
+    reliable.set_size_inches(10.5, 7.2) # as large a type as in the others
+    reliable = html_figures(figure_svg(reliable, 'what the model says against what is seen'))
     subtypes = html_figures(figure_svg(plot_confusion(confusion(df)), 'which subtype is said when another is true'), '')
     return f'<h2>Curves</h2>{curves}<h2>Calibration</h2>{reliable}<h2>Which subtype is taken for which, at a threshold of 0.5</h2>{subtypes}'
 
@@ -309,7 +311,7 @@ def report_html(
     if 'study' in figures: parts += ['<h2>By label, study by study</h2>', _study_note(figures), _label_tables(figures['study'])]
     for k,name in (('by_source', 'source'), ('by_coding', 'coding')):
         if k in figures: parts += [f'<h2>By {name}</h2>', _group_table(figures[k], name)]
-    return html_page(title, ''.join([*parts, _plots(df, figures), _gallery(df, root, learn, headers) if root is not None else '']))
+    return html_page(title, ''.join([*parts, _plots(df, figures), _gallery(df, root, learn, headers) if root is not None else '']), 'td:first-child{white-space:normal}')
 
 # %% ../nbs/13_evaluate.ipynb #2d8a8a5c
 def evaluate(

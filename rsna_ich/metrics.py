@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 from torch import nn, Tensor
 from .core import DataError, LABELS, LABEL_WEIGHTS
-from .plots import LABEL_COLORS, LABEL_DASHES, draws
+from .plots import LABEL_COLORS, LABEL_DASHES, PAPER, draws
 
 # %% ../nbs/09_metrics.ipynb #c9930156
 class WeightedLogLoss(nn.Module):
@@ -198,6 +198,12 @@ def plot_roc(
     ax.legend(loc='lower right')
 
 # %% ../nbs/09_metrics.ipynb #948acc62
+def _pr(t, p):
+    "Recall and precision, from the first slice that is called positive to the one that makes recall 1"
+    precision,recall,_ = precision_recall_curve(t, p)
+    part = slice(np.flatnonzero(recall == 1)[-1], -1)
+    return recall[part], precision[part]
+
 @draws(5, 4.6)
 def plot_pr(
     probs, # [N,6]
@@ -205,6 +211,6 @@ def plot_pr(
     ax=None, # axes to draw on; a new figure when None
 )->Figure: # the figure drawn on
     "The precision-recall curve of each label, its average precision in the legend"
-    _curves(probs, targs, ax, lambda t, p: precision_recall_curve(t, p)[1::-1], average_precision(probs, targs))
+    _curves(probs, targs, ax, _pr, average_precision(probs, targs))
     ax.set(xlabel='recall', ylabel='precision', title='Precision-recall curve and average precision')
-    ax.legend(loc='lower left')
+    ax.legend(loc='lower left', frameon=True, facecolor=PAPER, edgecolor='none', framealpha=.85)

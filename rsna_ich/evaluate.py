@@ -236,7 +236,7 @@ def _slice_card(row, root, learn, layer, near):
     views = [_picture(slice_image(hu, w), w.replace('_', ' ')) for w in REPORT_WINDOWS]
     if layer is not None:
         seen = _company(hu, near.get(row.sop, [row.path]), root)
-        views.append(_picture(heat_image(hu, heat_maps(learn, seen, row.dearest, layer, [range(len(seen))])[0].cpu()), row.dearest))
+        views.append(_picture(heat_image(hu, heat_maps(learn, seen, row.dearest, layer, [range(len(seen))])[0].cpu()), f'heat map: {row.dearest}'))
     true = ', '.join(l for l in LABELS if row[f'true_{l}'] == 1) or 'no haemorrhage'
     return f'''<div class=slice><div class=trio style="grid-template-columns:repeat({2 if len(views) > 3 else 3},1fr)">{''.join(views)}</div>
 <div class=t><code>{html.escape(str(row.sop))}</code> loss {row.loss:.2f}<br>true: {true}<br>model: {_said(row)}</div></div>'''

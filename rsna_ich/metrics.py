@@ -199,10 +199,10 @@ def plot_roc(
 
 # %% ../nbs/09_metrics.ipynb #948acc62
 def _pr(t, p):
-    "Recall and precision, from the first slice that is called positive to the one that makes recall 1"
+    "Recall and precision to where recall is 1 first; at 0 it is as precise as at its first slice"
     precision,recall,_ = precision_recall_curve(t, p)
     part = slice(np.flatnonzero(recall == 1)[-1], -1)
-    return recall[part], precision[part]
+    return np.r_[recall[part], 0], np.r_[precision[part], precision[-2]]
 
 @draws(5, 4.6)
 def plot_pr(

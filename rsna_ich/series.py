@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['N_GEO', 'SliceFeatures', 'slice_features', 'true_logits', 'true_features', 'series_sequences', 'pad_series',
-           'SeriesModel', 'SeriesLoss', 'fit_series', 'in_context', 'cross_context', 'held_back', 'train_context',
-           'save_series', 'save_context', 'load_detector', 'Detectors', 'model_folders', 'save_ensemble',
-           'load_ensemble', 'load_detectors', 'ensemble_mean', 'out_of_fold', 'train_folds']
+           'SeriesModel', 'SeriesLoss', 'fit_series', 'in_context', 'cross_context', 'whole_loss', 'held_back',
+           'train_context', 'save_series', 'save_context', 'load_detector', 'Detectors', 'model_folders',
+           'save_ensemble', 'load_ensemble', 'load_detectors', 'ensemble_mean', 'out_of_fold', 'train_folds']
 
 # %% ../nbs/11_series.ipynb #f6c19f86
 import hashlib, json
@@ -96,6 +96,7 @@ def pad_series(
 # %% ../nbs/11_series.ipynb #b4ab103c
 class SeriesModel(nn.Module):
     "A bidirectional GRU over the slices of a series, [B,T,n_emb+6+N_GEO] padded with NaN: logits of the slices [B,T,6], and of any haemorrhage in the series [B]"
+    whole = True # is its answer for the series better than the highest slice?
     def __init__(self,
         n_emb:int, # numbers in an embedding
         width:int=96, # of the GRU in each direction
@@ -154,7 +155,7 @@ def in_context(
     feats, # [rows,n_emb+6], with logits for the true prevalence
     alone=None, # [rows,6] logits of slices that are in no series; as in `feats` when None
     bs:int=64, # series at a time
-)->tuple: # [rows,6] logits of the slices; [rows] of any haemorrhage in the series, NaN for slices that are in no series
+)->tuple: # [rows,6] logits of the slices; [rows] of any haemorrhage in the series, NaN for slices that are in no series, and throughout for a model that is no good at it
     "Logits in the light of the series, and of the series"
     seqs,whole = series_sequences(df, feats),np.full(len(df), np.nan)
     res = np.array(feats[:,-len(LABELS):] if alone is None else alone, float)
@@ -163,7 +164,7 @@ def in_context(
         for i in range(0, len(seqs), bs):
             part = seqs[i:i+bs]
             out = (o.numpy() for o in model(pad_series([(x, x) for _,x in part])[0]))
-            for (rows,_),o,w in zip(part, *out): res[rows],whole[rows] = o[:len(rows)],w
+            for (rows,_),o,w in zip(part, *out): res[rows],whole[rows] = o[:len(rows)],w if model.whole else np.nan
     return res, whole
 
 # %% ../nbs/11_series.ipynb #0a55b758
@@ -173,14 +174,22 @@ def cross_context(
     n_folds:int=3, # parts of the patients
     seed:int=0, # of folds and models
     **kwargs # further arguments of `fit_series`
-)->np.ndarray: # [rows,6] logits, of models that didn't see the patient
+)->tuple: # as from `in_context`, of models that didn't see the patient
     "Out-of-fold answers of series models"
-    res = np.empty((len(df), len(LABELS)))
+    res,whole = np.empty((len(df), len(LABELS))),np.empty(len(df))
     for fold in range(n_folds):
         train,valid = PatientSplitter(n_folds, fold, seed)(df)
         take = lambda rows: df.iloc[rows].reset_index(drop=True)
-        res[valid] = in_context(fit_series(take(train), feats[train], seed=seed, **kwargs), take(valid), feats[valid])[0]
-    return res
+        res[valid],whole[valid] = in_context(fit_series(take(train), feats[train], seed=seed, **kwargs), take(valid), feats[valid])
+    return res, whole
+
+def whole_loss(
+    df:pd.DataFrame, # a slice table with labels
+    z, # [rows] logits of any haemorrhage, of slices or of their series
+)->float:
+    "Log loss of any haemorrhage in the series, for which the highest of its slices speaks"
+    both = df.assign(z=z).groupby(['study', 'series'], dropna=False)[['z', 'any']].max().dropna()
+    return float((np.logaddexp(0, both.z) - both.z*both['any']).mean())
 
 # %% ../nbs/11_series.ipynb #bf683c66
 def held_back(
@@ -200,13 +209,16 @@ def train_context(
     feats, # [rows,n_emb+6] of `true_features`
     seed:int=0, # of folds and models
 )->dict: # figures of the slice model and of series models on the same patients, JSON types
-    "Give `learn` a series model, unless it is no better with one"
+    "Give `learn` a series model, unless it is no better with one, that answers for the series if it is good at that"
     y,patients,n = df[list(LABELS)].to_numpy(float),df.patient.astype(object).to_numpy(),df.patient.nunique()
     if n < 6: raise DataError(f'{n} held-back patients are too few to learn context from and to judge it on; hold back 6 or more (fewer --folds, more studies)')
     judge = lambda out: summarise(expit(out), y, patients)
-    res = dict(slices=judge(feats[:,-len(LABELS):].astype(float)), series=judge(cross_context(df, feats, seed=seed)))
+    slices,whole = cross_context(df, feats, seed=seed)
+    highest = np.where(np.isnan(whole), np.nan, slices.max(1)) # of the same series
+    res = dict(slices=judge(feats[:,-len(LABELS):].astype(float)), series=judge(slices), whole=dict(series=whole_loss(df, whole), highest=whole_loss(df, highest)))
     better = res['series']['weighted_log_loss'] < res['slices']['weighted_log_loss']
     learn.series = fit_series(df, feats, seed=seed) if better else None
+    if better: learn.series.whole = res['whole']['series'] < res['whole']['highest']
     return res
 
 # %% ../nbs/11_series.ipynb #a3df0d3f
@@ -220,7 +232,7 @@ def save_series(
     with write_whole(folder/'series.safetensors') as tmp:
         save_file({k:v.contiguous() for k,v in model.state_dict().items()}, tmp)
         sha = hashlib.sha256(tmp.read_bytes()).hexdigest()
-    config = json.loads((folder/'config.json').read_text(encoding='utf-8')) | dict(series=dict(model.config, weights_sha256=sha, metrics=metrics))
+    config = json.loads((folder/'config.json').read_text(encoding='utf-8')) | dict(series=dict(model.config, whole=model.whole, weights_sha256=sha, metrics=metrics))
     with write_whole(folder/'config.json') as tmp: tmp.write_text(json.dumps(config, indent=2))
 
 # %% ../nbs/11_series.ipynb #536ae872
@@ -249,6 +261,7 @@ def load_detector(
         n_emb,width,look,p = (kind(cfg[k]) for k,kind in dict(n_emb=int, width=int, look=int, p=float).items())
         if n_emb != SliceFeatures(learn.model).n_emb or not 0 < width <= 4096 or not 0 < look <= 4096: raise ValueError('its sizes are not those of a series model for this body')
         learn.series = SeriesModel(n_emb, width, look, p).eval()
+        learn.series.whole = cfg.get('whole', True) is True
         read_weights(folder, cfg['weights_sha256'], learn.series, 'series.safetensors')
     except (TypeError, KeyError, ValueError) as e: raise ModelError(f"{name}: the series model can't be used ({e})") from e
     return learn

@@ -1,5 +1,5 @@
 "Neighbours, series models, ensembles, and weights without a network"
-import json
+import json, shutil
 from unittest import mock
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -105,6 +105,13 @@ def test_the_answer_for_a_series(model, table, tmp_path):
     np.testing.assert_allclose(_logits(predict(table, [learn, plain, other]).series_any), (_logits(one.series_any) + _logits(two))/2, atol=1e-4)
     alone = predict(table, plain)
     np.testing.assert_array_equal(alone.series_any, alone.groupby('series')['any'].transform('max'))
+    save_series(other.series, shutil.copytree(model, tmp_path/'m'))
+    assert load_detector(tmp_path/'m').series.whole
+    other.series.whole = False # as when the highest slice is better
+    save_series(other.series, tmp_path/'m')
+    weak = predict(table, tmp_path/'m')
+    np.testing.assert_array_equal(weak.series_any, weak.groupby('series')['any'].transform('max'))
+    np.testing.assert_allclose(_logits(predict(table, [learn, other]).series_any), _logits(one.series_any), atol=1e-4)
     first = table[table.series == table.series[0]].reset_index(drop=True)
     for i in range(2): (tmp_path/f'{i}.dcm').write_bytes(open(first.file[i], 'rb').read()[:-100]) # headers and no whole pixels
     lost = predict([tmp_path/'0.dcm', tmp_path/'1.dcm', *first.file[2:]], model)

@@ -215,7 +215,8 @@ def train_context(
     judge = lambda out: summarise(expit(out), y, patients)
     slices,whole = cross_context(df, feats, seed=seed)
     highest = np.where(np.isnan(whole), np.nan, slices.max(1)) # of the same series
-    res = dict(slices=judge(feats[:,-len(LABELS):].astype(float)), series=judge(slices), whole=dict(series=whole_loss(df, whole), highest=whole_loss(df, highest)))
+    res = dict(slices=judge(feats[:,-len(LABELS):].astype(float)), series=judge(slices))
+    res['whole'] = dict(series=whole_loss(df, whole), highest=whole_loss(df, highest))
     better = res['series']['weighted_log_loss'] < res['slices']['weighted_log_loss']
     learn.series = fit_series(df, feats, seed=seed) if better else None
     if better: learn.series.whole = res['whole']['series'] < res['whole']['highest']

@@ -277,10 +277,10 @@ def model_folders(
 )->list: # of paths
     "Where the models are"
     folder = Path(folder)
-    several = [] if (folder/'config.json').exists() else sorted(o.parent for o in folder.glob('*/config.json'))
+    several = [] if (folder/'config.json').exists() else sorted(o.parent for at in ('*', '*/*') for o in folder.glob(f'{at}/config.json'))
     return several or [folder]
 
-def _digests(folder): return {o.name:hashlib.sha256((o/'config.json').read_bytes()).hexdigest() for o in model_folders(folder)}
+def _digests(folder): return {o.relative_to(folder).as_posix():hashlib.sha256((o/'config.json').read_bytes()).hexdigest() for o in model_folders(folder)}
 
 # %% ../nbs/11_series.ipynb #2badf13b
 def save_ensemble(

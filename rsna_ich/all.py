@@ -23,6 +23,7 @@ from rsna_ich.eda_pixels import *
 from rsna_ich.eda_steps import *
 from rsna_ich.metrics import *
 from rsna_ich.calibrate import *
+from rsna_ich.callbacks import *
 from rsna_ich.eda import *
 from rsna_ich.intervals import *
 from rsna_ich.learner import *

@@ -139,17 +139,17 @@ def _tensors(learn):
     if ema := _get(learn, 'weight_ema'): res |= {f'ema.{k}':v for k,v in ema.avg.items()}
     return res, [{k:v for k,v in s.items() if not torch.is_tensor(v)} for s in states]
 
-# %% ../nbs/10_callbacks.ipynb #91e82011
+# %% ../nbs/10_callbacks.ipynb #6cdd5981
 @patch
 def save(self:Checkpoint):
     "Write the checkpoint of the epoch that has just ended"
     tensors,opt = _tensors(self.learn)
     log,ema,smooth = *(_get(self.learn, o) for o in ('training_log', 'weight_ema')),self.recorder.smooth_loss
-    meta = dict(format=1, of=self.of, stage=getattr(self, 'stage', 'free'), epoch=self.epoch+1, lr=self.lr, log=log.rows if log else [], ema=ema.n if ema else 0, opt=opt,
+    meta = dict(of=self.of, stage=getattr(self, 'stage', 'free'), epoch=self.epoch+1, lr=self.lr, log=log.rows if log else [], ema=ema.n if ema else 0, opt=opt,
         smooth=[smooth.count, float(smooth.val)], random=_rng_states(), loaders=[dl.rng.getstate() for dl in self.dls])
     with write_whole(self.file) as tmp: save_file({k:v.detach().cpu().contiguous() for k,v in tensors.items()}, tmp, dict(checkpoint=json.dumps(meta)))
 
-# %% ../nbs/10_callbacks.ipynb #decc2111
+# %% ../nbs/10_callbacks.ipynb #2c7afd3d
 @patch
 def read(self:Checkpoint)->tuple: # tensors by name, and what the header says
     "The checkpoint, if it belongs to this training; an error otherwise"
@@ -177,7 +177,7 @@ def _load(learn, tensors, at, cbs):
         if isinstance(cb, WeightEMA): cb.avg,cb.n = parts['ema'],at['ema']
         if isinstance(cb, TrainingLog): cb.rows = at['log']
     torch.set_rng_state(parts['rng']['cpu'])
-    if torch.cuda.is_available(): torch.cuda.set_rng_state(parts['rng']['cuda'])
+    if torch.cuda.is_available() and 'cuda' in parts['rng']: torch.cuda.set_rng_state(parts['rng']['cuda'])
 
 # %% ../nbs/10_callbacks.ipynb #1299a010
 @patch

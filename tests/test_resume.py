@@ -93,6 +93,18 @@ def test_stopped_more_than_once_and_before_the_model_was_saved(table, whole, tmp
     train(table, out)
     same(whole, out)
 
+def test_neighbours_out_of_a_store(heads, tmp_path):
+    from rsna_ich.store import prepare
+    store = prepare(scan(heads/'dicom'), tmp_path/'store', size=32, crop=False)
+    df = slice_table(store.index, read_labels(heads/'labels.csv'))
+    kwargs = dict(store=store, neighbours=1, negatives=2., epochs=2)
+    train(df, tmp_path/'a', **kwargs)
+    stopped(df, tmp_path/'b', 'free', 1, **kwargs)
+    train(df, tmp_path/'b', **kwargs)
+    same(tmp_path/'a', tmp_path/'b')
+    stopped(df, tmp_path/'c', 'free', 1, **kwargs)
+    with pytest.raises(DataError, match='other store;'): train(df, tmp_path/'c', **kwargs | dict(store=None))
+
 def test_killed(table, heads, whole, tmp_path):
     "The process is killed in the middle of an epoch"
     code = f'import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\nfrom pathlib import Path\nfrom test_resume import *\n' \

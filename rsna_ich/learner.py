@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 import rsna_ich
 from .calibrate import calibrated, fit_calibration
+from .callbacks import Checkpoint, TrainingLog, WeightEMA, plot_training
 from .core import DataError, LABELS, MAX_SIDE, ModelError, write_whole
 from .data import CTBatch, ICHDataLoaders, LabelBlock, ReadSlice, SliceDL, correct_prior, get_file, get_labels, sampled_split
 from .metrics import WeightedLogLoss, ich_metrics, summarise
@@ -38,7 +39,7 @@ from .windows import CTTransform, WINDOWS
 # %% ../nbs/10_learner.ipynb #e0ee62a9
 class ICHLearner(Learner):
     "A fastai `Learner` that knows its architecture, the chain from HU to its input, and which share of negatives it was trained with"
-    arch,pretrained,negatives_kept,data,saved_metrics,calibration,series = None,False,1.,{},None,None,None
+    arch,pretrained,negatives_kept,data,saved_metrics,calibration,series,stage = None,False,1.,{},None,None,None,'free'
     @property
     def ct(self)->CTBatch: return next(t for t in self.dls.valid.after_batch.fs if isinstance(t, CTBatch))
     @property
@@ -183,15 +184,24 @@ def fit_rapid(
     lr:float=None, # the highest learning rate; found by `find_lr` when None
     sizes=None, # image sizes to go through, the final one last; the chain's own when None
     wd:float=None, # weight decay; fastai's default when None
+    cbs=(), # more callbacks for both stages
+    keep:Checkpoint=None, # a checkpoint after each epoch, which is gone on from where it has one
 ):
     "Frozen then unfrozen `fit_one_cycle`, with progressive resizing"
-    lr,cbs = lr or self.find_lr(),[ProgressiveSize(sizes)] if sizes else []
-    if self.pretrained and freeze_epochs:
-        self.freeze()
-        self.fit_one_cycle(freeze_epochs, lr, wd=wd, cbs=cbs)
-        self.unfreeze()
-        lr = slice(lr/100, lr/2)
-    self.fit_one_cycle(epochs, lr, wd=wd, cbs=cbs)
+    cbs = [*cbs, *([ProgressiveSize(sizes)] if sizes else []), *([keep] if keep else [])]
+    at = keep.restore(self, cbs) if keep else {}
+    lr = at.get('lr') or lr or float(self.find_lr())
+    if keep: keep.lr = lr
+    head_first = self.pretrained and freeze_epochs
+    if head_first and at.get('stage') != 'free': self._cycle('frozen', freeze_epochs, lr, wd, cbs, at)
+    self._cycle('free', epochs, slice(lr/100, lr/2) if head_first else lr, wd, cbs, at)
+
+@patch
+def _cycle(self:ICHLearner, stage, epochs, lr, wd, cbs, at):
+    "One cycle, from where a checkpoint left its stage"
+    self.stage,here = stage,at.get('stage') == stage
+    if self.pretrained: getattr(self.opt if here else self, 'freeze' if stage == 'frozen' else 'unfreeze')() # the learner's own would clear the optimizer that was restored
+    self.fit_one_cycle(epochs, lr, wd=wd, cbs=cbs, start_epoch=at['epoch'] if here else 0)
 
 # %% ../nbs/10_learner.ipynb #9c781ec3
 class Views(nn.Module):
@@ -371,6 +381,10 @@ def _loaders(df, split, store, chain, **kwargs):
     if store is not None: return ICHDataLoaders.from_store(store, df, chain=chain, **kwargs)
     return ICHDataLoaders.from_table(df, size=chain['size']*2 if chain['crop'] else chain['size'], chain=chain, **kwargs)
 
+def _belongs_to(data, store):
+    "What a checkpoint's data are"
+    return dict(training_slices=data['train']['fingerprint'], validation_slices=data['valid']['fingerprint'], store=str(store and store.settings))
+
 def train_model(
     df:pd.DataFrame, # a slice table with labels
     out, # the folder for the model
@@ -392,24 +406,30 @@ def train_model(
     ps:float=.5, # dropout in the head
     neighbours:int=0, # slices before and after each one that are channels too
     splitter=None, # from the table to the row numbers of training and validation, such as a `SavedSplitter`; `PatientSplitter` of folds and seed when None
+    jitter:bool=False, # let the windows vary from slice to slice in training?
+    ema:float=None, # decay of a moving average of the weights, which becomes the model; none when None
 ): # the learner, saved in `out`
-    "Train with `fit_rapid` on a patient split, and save the model with its calibration and its figures on the held-back patients"
+    "Train with `fit_rapid` on a patient split, going on where it was stopped, and save the model with its log, its calibration and its figures on the held-back patients"
+    what = {k:str(v) for k,v in locals().items() if k not in ('df', 'out', 'store', 'num_workers', 'splitter')}
     set_seed(seed, reproducible=True)
     if store is not None: df = df[df.row.notna()]
     df = df.reset_index(drop=True)
     split,kept = (splitter or PatientSplitter(n_folds, fold, seed))(df),1.
     if negatives is not None: split,kept = sampled_split(df, split, negatives, seed)
     if len(split[0]) < bs: raise DataError(f'{len(split[0])} training slices are fewer than one batch of {bs}; lower the batch size (--bs)')
-    chain = dict(size=size, windows=list(windows), crop=crop, aug=True, neighbours=neighbours)
+    chain = dict(size=size, windows=list(windows), crop=crop, aug=True, neighbours=neighbours, jitter=jitter)
     dls = _loaders(df, split, store, chain, bs=bs, num_workers=num_workers)
     learn = ich_learner(dls, arch, pretrained=pretrained, ps=ps)
     learn.negatives_kept,learn.data = kept,_data_config(dls)
+    keep,log = Checkpoint(out, what | _belongs_to(learn.data, store)),TrainingLog(Path(out)/'training.csv')
     with plain_logs(learn):
-        learn.fit_rapid(epochs, lr=lr, sizes=sizes)
+        learn.fit_rapid(epochs, lr=lr, sizes=sizes, cbs=[log, *([] if ema is None else [WeightEMA(ema)])], keep=keep)
         p,y = learn.get_preds()
     patients = df.patient.iloc[split[1]].astype(object).to_numpy()
     p,y = correct_prior(p.numpy(), kept),y.numpy()
     learn.saved_metrics = dict(validation=summarise(p, y, patients))
     learn.calibration = fit_calibration(p, y, dict(part='valid', **{k:v for k,v in learn.data['valid'].items() if k != 'patient_hashes'}))
     learn.save_model(out)
+    with write_whole(Path(out)/'training.png') as tmp: plot_training(log.file).savefig(tmp, format='png', dpi=70)
+    keep.remove()
     return learn

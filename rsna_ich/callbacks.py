@@ -27,7 +27,7 @@ class TrainingLog(Callback):
     def after_train(self): self.rate = len(self.dls.train)*self.dls.train.bs/(time.perf_counter()-self.start)
     def after_epoch(self):
         if self.rate is None: return # skipped, in a training that goes on
-        figures = {k:float(v) for k,v in zip(self.recorder.metric_names[1:-1], self.recorder.log[1:])}
+        figures = {k:float('nan' if v is None else v) for k,v in zip(self.recorder.metric_names[1:-1], self.recorder.log[1:])} # None without validation
         lrs = self.recorder.lrs[self.first:]
         self.rows.append(dict(stage=getattr(self, 'stage', 'free'), epoch=len(self.rows)+1, **figures, lr_highest=float(max(lrs)), lr_end=float(lrs[-1]),
             images_per_second=round(self.rate, 1), seconds=round(time.perf_counter()-self.start, 2)))

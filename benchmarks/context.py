@@ -1,13 +1,15 @@
 """What neighbours and series are worth: one slice, adjacent slices, a series model and gradient boosting on a hard phantom set.
 
-Small and pale bleeds, labels as readers give them, test patients that nobody saw. For each seed a slice model is trained on two thirds of the training patients,
-and what sees the series on what the slice model thinks of the other third. Everything is kept in --work, and a run that was stopped goes on there."""
+Small and pale bleeds, labels as readers give them, test patients that nobody saw. For each seed a slice model is trained on two thirds of the training patients. It is then
+trained on twice from the same weights, as it is and with neighbours as further channels; and what sees the series on what each of the two thinks of the other third. Everything is kept
+in --work, and a run that was stopped goes on there."""
 import argparse, json, time
 from pathlib import Path
 import numpy as np, pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from scipy.special import expit, logit
+from rsna_ich.calibrate import ece, fit_temperature
 from rsna_ich.core import LABELS, write_whole
 from rsna_ich.data import neighbour_rows, slice_table
 from rsna_ich.headers import scan
@@ -15,7 +17,7 @@ from rsna_ich.labels import read_labels
 from rsna_ich.learner import load_model, train_model
 from rsna_ich.metrics import auc, prevalence_log_loss, weighted_log_loss
 from rsna_ich.phantom import PREVALENCE, as_read, write_phantom
-from rsna_ich.series import fit_series, held_back, in_context, true_features
+from rsna_ich.series import cross_context, fit_series, held_back, in_context, true_features
 from rsna_ich.store import prepare
 
 def phantoms(work, studies, test_studies, size, workers):
@@ -28,16 +30,20 @@ def phantoms(work, studies, test_studies, size, workers):
         res[name] = slice_table(store.index, read_labels(out/'labels.csv')),store
     return res
 
-def slice_model(work, data, k, seed, epochs, arch):
-    "What a trained slice model with k neighbours thinks of the third of the training patients that it didn't see, and of the test patients"
-    out = work/f'slices-{k}-{seed}'
+def trained(out, read, store, seed, **options):
+    "The folder of a model, trained unless it is there"
+    if (out/'config.json').exists(): return out
+    start = time.perf_counter()
+    train_model(read, out, size=store.settings['size'], lr=4e-3, bs=32, n_folds=3, fold=seed%3, negatives=2., store=store, seed=seed, ps=.2, **options)
+    print(f'{out.name}: {time.perf_counter()-start:.0f} s', flush=True)
+    return out
+
+def slice_model(work, data, k, seed, epochs, more, arch):
+    "What a slice model with k neighbours thinks of the third of the training patients that it didn't see, and of the test patients"
     df,store = data['train']
     read = as_read(df, seed)
-    if not (out/'config.json').exists():
-        start = time.perf_counter()
-        train_model(read, out, arch, store.settings['size'], epochs=epochs, lr=4e-3, pretrained=False, bs=32, n_folds=3, fold=seed%3, negatives=2.,
-            store=store, seed=seed, ps=.2, neighbours=k)
-        print(f'{out.name}: {time.perf_counter()-start:.0f} s', flush=True)
+    first = trained(work/f'first-{seed}', read, store, seed, arch=arch, epochs=epochs, pretrained=False)
+    out = trained(work/f'slices-{k}-{seed}', read, store, seed, arch=arch, epochs=more, start=first, body=1., neighbours=k)
     learn = load_model(out)
     parts = dict(held=(held_back(read, learn), store), test=data['test'])
     if not (out/'features.npz').exists():
@@ -59,19 +65,25 @@ def boosted(held, logits, test, test_logits, seed):
         if y.sum() >= 10: res[:,i] = logit(trees.fit(x, y).predict_proba(z)[:,1])
     return res
 
+def at_temperature(held, logits, test_logits):
+    "Logits of the test slices at the temperatures that fit the held slices best"
+    return test_logits/fit_temperature(expit(np.asarray(logits, float)), held[list(LABELS)].to_numpy(float)).to_numpy()
+
 def contestants(got, seed):
     "Logits of the test slices, by the way they were come to"
     (held,x),(test,z) = got['held'],got['test']
     smooth = z[:,-6:][neighbour_rows(test, 1)].mean(1)
     trees = boosted(held, x[:,-6:], test, z[:,-6:], seed)
-    return dict(slices=z[:,-6:], smoothed=smooth, boosting=trees, series=in_context(fit_series(held, x, seed=seed), test, z)[0])
+    series = in_context(fit_series(held, x, seed=seed), test, z)[0]
+    calibrated = at_temperature(held, x[:,-6:], z[:,-6:]),at_temperature(held, cross_context(held, x, seed=seed)[0], series)
+    return dict(slices=z[:,-6:], smoothed=smooth, boosting=trees, series=series) | dict(zip(('slices, calibrated', 'series, calibrated'), calibrated))
 
 def figures(logits, df, seed):
     "Against labels that other readers gave, and against the truth"
     p,truth = expit(np.asarray(logits, float)),df[list(LABELS)].to_numpy(float)
     read = as_read(df, 1000+seed)[list(LABELS)].to_numpy(float)
     study = pd.DataFrame(dict(p=p[:,0], y=truth[:,0])).groupby(df.study.to_numpy()).max()
-    return dict(log_loss=weighted_log_loss(p, read), auc_any=float(auc(p, read)['any']), log_loss_truth=weighted_log_loss(p, truth),
+    return dict(log_loss=weighted_log_loss(p, read), auc_any=float(auc(p, read)['any']), ece=float(ece(p, read).mean()), log_loss_truth=weighted_log_loss(p, truth),
         auc_study=float(roc_auc_score(study.y, study.p)), prevalence_log_loss=prevalence_log_loss(read))
 
 def table(runs):
@@ -79,18 +91,19 @@ def table(runs):
     df = pd.DataFrame(runs)
     alone = df[df.way == 'slices'].set_index(['neighbours', 'seed']).log_loss
     df['lower'] = 1 - df.log_loss.to_numpy()/alone.loc[list(zip(df.neighbours, df.seed))].to_numpy()
-    return df.groupby(['neighbours', 'way'], sort=False)[['log_loss', 'auc_any', 'log_loss_truth', 'auc_study', 'lower']].agg(['mean', 'std'])
+    df['lower_than_one_slice'] = 1 - df.log_loss.to_numpy()/alone.loc[[(0, o) for o in df.seed]].to_numpy()
+    return df.groupby(['neighbours', 'way'], sort=False)[['log_loss', 'auc_any', 'ece', 'log_loss_truth', 'auc_study', 'lower', 'lower_than_one_slice']].agg(['mean', 'std'])
 
 if __name__ == '__main__':
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('--work', type=Path, default=Path('context'))
-    for k,v in dict(studies=420, test_studies=210, size=72, epochs=4, seeds=3, workers=2).items(): ap.add_argument(f"--{k.replace('_', '-')}", type=int, default=v)
+    for k,v in dict(studies=630, test_studies=210, size=72, epochs=4, more=4, seeds=3, workers=2).items(): ap.add_argument(f"--{k.replace('_', '-')}", type=int, default=v)
     ap.add_argument('--arch', default='test_resnet')
     a = ap.parse_args()
     data,runs = phantoms(a.work, a.studies, a.test_studies, a.size, a.workers),[]
     for seed in range(a.seeds):
         for k in (0, 1):
-            got = slice_model(a.work, data, k, seed, a.epochs, a.arch)
+            got = slice_model(a.work, data, k, seed, a.epochs, a.more, a.arch)
             runs += [dict(neighbours=k, seed=seed, way=w, **figures(o, got['test'][0], seed)) for w,o in contestants(got, seed).items()]
             with write_whole(a.work/'context.json') as tmp: tmp.write_text(json.dumps(runs, indent=1))
     print(table(runs).round(4).to_string())

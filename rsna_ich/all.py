@@ -23,9 +23,11 @@ from rsna_ich.eda_pixels import *
 from rsna_ich.eda_steps import *
 from rsna_ich.metrics import *
 from rsna_ich.calibrate import *
+from rsna_ich.callbacks import *
 from rsna_ich.eda import *
 from rsna_ich.intervals import *
 from rsna_ich.learner import *
+from rsna_ich.recipes import *
 from rsna_ich.series import *
 from rsna_ich.explain import *
 from rsna_ich.infer import *

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'say', 'command', 'check_counts', 'auc_text', 'demo', 'given', 'phantom', 'scan', 'tell_changes', 'prepare',
-           'eda', 'labelled_slices', 'split', 'parse_windows', 'train', 'predict', 'evaluate', 'calibrate', 'submit',
-           'main']
+           'eda', 'labelled_slices', 'split', 'parse_windows', 'parse_sizes', 'by_recipe', 'train', 'predict',
+           'evaluate', 'calibrate', 'submit', 'main']
 
 # %% ../nbs/17_cli.ipynb #b2ffff97
 import sys, warnings
@@ -33,6 +33,7 @@ def command(f):
     "Make `f` a subcommand of `rsna_ich`"
     docs = docments(f, returns=False)
     for p in signature(f).parameters.values():
+        if p.annotation is typer.Context: continue
         kind = typer.Option if p.kind is p.KEYWORD_ONLY else typer.Argument
         f.__annotations__[p.name] = Annotated[p.annotation, kind(help=docs[p.name])]
     return app.command()(f)
@@ -194,21 +195,39 @@ def parse_windows(text:str)->list: # names and (width, level) pairs
     for w in res: get_window(w)
     return res
 
+def parse_sizes(text:str)->list: # pixels a side
+    "Sizes from a text such as `128 192`"
+    try: res = [int(o) for o in text.split()]
+    except ValueError as e: raise DataError(f"--sizes '{text}': sizes are whole numbers of pixels, such as '128 192'") from e
+    if min(res, default=1) < 1: raise DataError(f"--sizes '{text}': a size is 1 pixel or more")
+    return res
+
 # %% ../nbs/17_cli.ipynb #8adef2db
+def by_recipe(ctx:typer.Context, recipe:str)->dict:
+    "The options of a recipe that were not given on the command line"
+    from rsna_ich.recipes import get_recipe
+    text = lambda v: ' '.join(map(str, v)) if isinstance(v, tuple) else v
+    return {k:text(v) for k,v in get_recipe(recipe).items() if ctx.get_parameter_source(k).name == 'DEFAULT'}
+
 @command
 def train(
+    ctx:typer.Context,
     source:Path, # A header table from `rsna_ich scan`, or the folder of a store from `rsna_ich prepare`
     *, labels:Path, # Labels: Kaggle's long CSV, or a wide one
     out:Path=Path('model'), # The folder for the model
-    arch:str='resnet18', # Any timm model
+    recipe:str|None=None, # Options that belong together: rapid, strong or ensemble; what is given beside it wins
+    arch:str='resnet18', # Any timm model; several with --all-folds, which answer together
     pretrained:bool=True, # Start from ImageNet weights (needs a network)
     size:int=256, # Pixels a side that the network sees (a store has decided that already)
+    sizes:str='', # Smaller sizes to begin with, such as '128 192'
     windows:str='brain subdural brain_bone', # CT windows, one channel each: names or width,level
+    jitter:bool=False, # Vary the windows from slice to slice in training
     crop:bool=True, # Crop to the head (a store has decided that already)
     neighbours:int=0, # So many slices before and after each one are channels too, 0 to 5
     context:bool=False, # Teach a series model on the held-back patients, and keep it if it is worth it
     all_folds:bool=False, # Train a model for each part of the patients, to be used together; goes on where it was stopped
     epochs:int=4, # Passes over the training slices, after one with a frozen body when pretrained
+    ema:float|None=None, # Keep a moving average of the weights that decays so much a step, such as 0.999
     lr:float|None=None, # Highest learning rate; found by a test when not given
     bs:int=64, # Batch size
     folds:int|None=None, # One of so many parts of the patients is held back; 5 when not given
@@ -218,23 +237,30 @@ def train(
     workers:int=0, # Processes that read files
     seed:int=0, # The same seed gives the same model on a CPU
     root:Path|None=None): # Where the files are now, if they have moved since the scan
-    "Train a model on the labelled slices, holding back whole patients to measure it."
+    "Train a model on the labelled slices, holding back whole patients to measure it. Goes on where it was stopped."
+    if recipe: return train(**locals() | by_recipe(ctx, recipe) | dict(recipe=None))
     check_counts(size=size, epochs=epochs, bs=bs)
     check_counts(0, fold=fold, workers=workers, seed=seed, neighbours=neighbours)
     if lr is not None and not 0 < lr < 100: raise DataError(f'--lr must be above 0 and below 100, not {lr:g}')
     if split and folds is not None: raise DataError('--folds has no meaning with --split, whose file says how many there are')
-    chans,folds = parse_windows(windows),5 if folds is None else folds
+    if ema is not None and not 0 < ema < 1: raise DataError(f'--ema must be above 0 and below 1, not {ema:g}')
+    archs = arch.split()
+    if len(archs) != 1 and not all_folds: raise DataError(f"--arch '{arch}': several models are trained with --all-folds only")
+    chans,steps,folds = parse_windows(windows),parse_sizes(sizes),5 if folds is None else folds
     from rsna_ich.splits import SavedSplitter
     splitter = SavedSplitter(split, fold) if split else None
     df,store = labelled_slices(source, labels, root)
-    options = dict(arch=arch, size=store.settings['size'] if store else size, windows=chans, epochs=epochs, lr=lr, pretrained=pretrained, bs=bs, crop=crop)
-    options |= dict(negatives=negatives, num_workers=workers, neighbours=neighbours)
+    size = store.settings['size'] if store else size
+    steps = [*(o for o in steps if o < size), size] if steps else None
+    options = dict(size=size, windows=chans, epochs=epochs, lr=lr, pretrained=pretrained, bs=bs, crop=crop, sizes=steps)
+    options |= dict(negatives=negatives, num_workers=workers, neighbours=neighbours, jitter=jitter, ema=ema)
     if all_folds:
-        from rsna_ich.series import train_folds
-        res,whom = train_folds(df, out, folds, split, context, store, seed, **options),'out-of-fold'
+        from rsna_ich.series import train_bodies, train_folds
+        options |= dict(n_folds=folds, split=split, context=context, store=store, seed=seed)
+        res,whom = train_folds(df, out, arch=arch, **options) if len(archs) == 1 else train_bodies(df, out, archs, **options),'out-of-fold'
     else:
         from rsna_ich.learner import train_model
-        learn = train_model(df, out, n_folds=folds, fold=fold, store=store, seed=seed, splitter=splitter, **options)
+        learn = train_model(df, out, n_folds=folds, fold=fold, store=store, seed=seed, splitter=splitter, arch=arch, **options)
         res,whom = learn.saved_metrics['validation'],'held-back patients'
     say(f"{whom}: weighted log loss {res['weighted_log_loss']:.4f} (guessing: {res['prevalence_log_loss']:.4f}), {res['n_slices']} slices → {out}")
     if context and not all_folds:

@@ -201,7 +201,7 @@ class SliceDL(TfmdDL):
     "A fastai `DataLoader` of whole batches, where its dataset can give them"
     def __init__(self,
         dataset, # `Labelled`, or fastai's `Datasets` of a `DataBlock` with a `CTBlock`
-        wgts=None, # sampling weights, one a slice, for shuffled loaders
+        wgts=None, # sampling weights, one a slice, for shuffled loaders, of `n` slices an epoch
         groups=None, # ids, one a slice: shuffle the groups and keep each one's slices in their order
         **kwargs, # as for `TfmdDL`
     ):
@@ -226,7 +226,7 @@ class SliceDL(TfmdDL):
     def get_idxs(self):
         if not self.shuffle or (self.wgts is None and self.groups is None): return super().get_idxs()
         rng = np.random.default_rng(self.rng.randrange(2**32))
-        if self.wgts is not None: return rng.choice(self.n, self.n, p=np.asarray(self.wgts)/np.sum(self.wgts)).tolist()
+        if self.wgts is not None: return rng.choice(len(self.wgts), self.n, p=np.asarray(self.wgts)/np.sum(self.wgts)).tolist()
         return np.argsort(rng.permutation(self.groups.max()+1)[self.groups], kind='stable').tolist()
     def create_batches(self, samps):
         if self.fetch is None: yield from super().create_batches(samps)
@@ -320,6 +320,11 @@ def balanced_weights(
     if not 0 < pos.sum() < len(pos): raise DataError('balanced sampling needs slices with and without haemorrhage')
     return np.where(pos, share/pos.sum(), (1-share)/(~pos).sum())
 
+def _drawn(part, idx, balance):
+    "Sampling weights of the rows `idx`, or None"
+    if balance is None: return None
+    return np.asarray(balance)[idx] if np.ndim(balance) else balanced_weights(part, balance)
+
 class ICHDataLoaders(DataLoaders):
     "fastai `DataLoaders` over head-CT slices"
     @classmethod
@@ -329,7 +334,8 @@ class ICHDataLoaders(DataLoaders):
         tfm:CTBatch, # for its batches
         n_folds=5, fold=0, seed=0, # the patient split
         bs=64, # batch size
-        balance=None, # share of haemorrhage among what is drawn in training; as it is when None
+        balance=None, # share of haemorrhage among what is drawn in training, or sampling weights, one a row of `df`; as it is when None
+        draws=None, # slices that are drawn in an epoch, where `balance` is given; as many as there are when None
         by=None, # a column, such as 'study', whose slices stay together in training
         num_workers=0, device=None, splitter=None,
     ):
@@ -339,7 +345,8 @@ class ICHDataLoaders(DataLoaders):
         for i,idx in enumerate((splitter or PatientSplitter(n_folds, fold, seed))(df)):
             part = df.iloc[idx].reset_index(drop=True)
             part.attrs = df.attrs
-            draw = {} if i else dict(wgts=None if balance is None else balanced_weights(part, balance), groups=None if by is None else part[by])
+            draw = {} if i else dict(wgts=_drawn(part, idx, balance), groups=None if by is None else part[by])
+            if draws and draw.get('wgts') is not None: draw['n'] = draws
             kwargs = dict(bs=bs, shuffle=i == 0, drop_last=i == 0, num_workers=num_workers, device=device)
             slices = Nearby(whole, near[idx]) if k else source(part)
             dls.append(SliceDL(Labelled(slices, part[list(LABELS)], i, part), after_batch=[tfm], **draw, **kwargs))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OFFLINE', 'HU_RULES', 'ICHLearner', 'set_chain', 'check_arch', 'offline_weights', 'build_model', 'check_size',
-           'ich_learner', 'ProgressiveSize', 'Views', 'fingerprint', 'patient_hash', 'read_weights', 'load_model',
-           'EpochLines', 'plain_logs', 'train_model']
+           'ich_learner', 'ProgressiveSize', 'Views', 'fingerprint', 'patient_hash', 'model_folder', 'read_weights',
+           'load_model', 'EpochLines', 'plain_logs', 'train_model']
 
 # %% ../nbs/10_learner.ipynb #92573c66
 import difflib, hashlib, json, pickletools, socket, sys, tempfile, time
@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 import rsna_ich
 from .calibrate import calibrated, fit_calibration
+from .callbacks import Checkpoint, TrainingLog, WeightEMA, plot_training
 from .core import DataError, LABELS, MAX_SIDE, ModelError, write_whole
 from .data import CTBatch, ICHDataLoaders, LabelBlock, ReadSlice, SliceDL, correct_prior, get_file, get_labels, sampled_split
 from .metrics import WeightedLogLoss, ich_metrics, summarise
@@ -38,7 +39,7 @@ from .windows import CTTransform, WINDOWS
 # %% ../nbs/10_learner.ipynb #e0ee62a9
 class ICHLearner(Learner):
     "A fastai `Learner` that knows its architecture, the chain from HU to its input, and which share of negatives it was trained with"
-    arch,pretrained,negatives_kept,data,saved_metrics,calibration,series = None,False,1.,{},None,None,None
+    arch,pretrained,negatives_kept,data,saved_metrics,calibration,series,stage = None,False,1.,{},None,None,None,'free'
     @property
     def ct(self)->CTBatch: return next(t for t in self.dls.valid.after_batch.fs if isinstance(t, CTBatch))
     @property
@@ -183,15 +184,25 @@ def fit_rapid(
     lr:float=None, # the highest learning rate; found by `find_lr` when None
     sizes=None, # image sizes to go through, the final one last; the chain's own when None
     wd:float=None, # weight decay; fastai's default when None
+    body:float=.02, # learning rate of a pretrained body, as a share of the head's
+    cbs=(), # more callbacks for both stages
+    keep:Checkpoint=None, # a checkpoint after each epoch, which is gone on from where it has one
 ):
     "Frozen then unfrozen `fit_one_cycle`, with progressive resizing"
-    lr,cbs = lr or self.find_lr(),[ProgressiveSize(sizes)] if sizes else []
-    if self.pretrained and freeze_epochs:
-        self.freeze()
-        self.fit_one_cycle(freeze_epochs, lr, wd=wd, cbs=cbs)
-        self.unfreeze()
-        lr = slice(lr/100, lr/2)
-    self.fit_one_cycle(epochs, lr, wd=wd, cbs=cbs)
+    cbs = [*cbs, *([ProgressiveSize(sizes)] if sizes else []), *([keep] if keep else [])]
+    at = keep.restore(self, cbs) if keep else {}
+    lr = at.get('lr') or lr or float(self.find_lr())
+    if keep: keep.lr = lr
+    head_first = self.pretrained and freeze_epochs
+    if head_first and at.get('stage') != 'free': self._cycle('frozen', freeze_epochs, lr, wd, cbs, at)
+    self._cycle('free', epochs, slice(body*lr/2, lr/2) if head_first else lr, wd, cbs, at)
+
+@patch
+def _cycle(self:ICHLearner, stage, epochs, lr, wd, cbs, at):
+    "One cycle, from where a checkpoint left its stage"
+    self.stage,here = stage,at.get('stage') == stage
+    if self.pretrained: getattr(self.opt if here else self, 'freeze' if stage == 'frozen' else 'unfreeze')() # the learner's own would clear the optimizer that was restored
+    self.fit_one_cycle(epochs, lr, wd=wd, cbs=cbs, start_epoch=at['epoch'] if here else 0)
 
 # %% ../nbs/10_learner.ipynb #9c781ec3
 class Views(nn.Module):
@@ -264,10 +275,12 @@ def export(self:ICHLearner, *args, **kwargs):
 def save_model(
     self:ICHLearner,
     folder, # made when missing; an older model in it is replaced
+    half:bool=False, # keep the weights in 16 bits? Batch statistics stay as they are
 ):
     "Save as `model.safetensors` and `config.json`"
     folder = Path(folder)
-    weights = {k:v.detach().cpu().contiguous() for k,v in self.model.state_dict().items()}
+    short = {k for k,_ in self.model.named_parameters()} if half else ()
+    weights = {k:(v.half() if k in short else v).detach().cpu().contiguous() for k,v in self.model.state_dict().items()}
     with write_whole(folder/'model.safetensors') as tmp:
         save_file(weights, tmp)
         sha = hashlib.sha256(tmp.read_bytes()).hexdigest()
@@ -281,6 +294,12 @@ def save_model(
 HU_RULES = 'stored*slope+intercept; 12 bit unsigned with intercept 0 or 1: (stored+1000) mod 4096 - 1000'
 
 # %% ../nbs/10_learner.ipynb #74ab6115
+def model_folder(
+    model, # the folder of a saved model, or 'starter'
+)->Path:
+    "Where a model is; 'starter' names the weights that come with the library, unless there is a folder of that name"
+    return Path(rsna_ich.__file__).parent/'models'/'starter' if str(model) == 'starter' and not Path('starter').exists() else Path(model)
+
 def _config(folder):
     path = Path(folder)/'config.json'
     if not path.is_file(): raise ModelError(f"{Path(folder).name}: no saved model here (config.json is missing); make one with `rsna_ich train`")
@@ -322,10 +341,11 @@ def _calibration(cfg):
     return dict(cfg.get('calibration') or {}, temperature=temperature, thresholds={l:(cfg.get('thresholds') or {}).get(l) for l in LABELS})
 
 def load_model(
-    folder, # from `save_model`
+    folder, # from `save_model`, or 'starter'
     dls=None, # data to go on training with; none is needed for prediction
 )->ICHLearner:
     "The learner saved in `folder`; a `ModelError` in one line when anything doesn't fit"
+    folder = model_folder(folder)
     cfg = _config(folder)
     check_arch(cfg['arch'])
     try:
@@ -365,11 +385,41 @@ def plain_logs(learn, plain:bool=None):
         return
     with learn.no_bar(), learn.no_logging(), learn.added_cbs(EpochLines()): yield
 
+# %% ../nbs/10_learner.ipynb #64e44b21
+def _with_neighbours(old, like, views):
+    "Weights of a first layer for more channels: those of the middle slice as they were, the others nothing"
+    if old.shape == like.shape or old.ndim < 2 or like.shape[1] % views or old.shape[1] != views: return old
+    res,k = torch.zeros_like(like),(like.shape[1]//views - 1)//2*views
+    res[:,k:k+views] = old
+    return res
+
+@patch
+def start_from(self:ICHLearner,
+    folder, # of a saved model of the same architecture, or 'starter'
+):
+    "Begin with the weights of a saved model; a `ModelError` where they don't fit"
+    folder = model_folder(folder)
+    cfg = _config(folder)
+    if cfg['arch'] != self.arch: raise ModelError(f"{folder.name}: a model of {cfg['arch']}, and {self.arch} is to be trained; choose that architecture (--arch {cfg['arch']})")
+    old = build_model(self.arch, CTTransform(**cfg['chain']).n_channels, False)
+    read_weights(folder, cfg['weights_sha256'], old)
+    like = self.model.state_dict()
+    weights = {k:_with_neighbours(v, like[k], self.chain.views) for k,v in old.state_dict().items()}
+    odd = [k for k,v in weights.items() if v.shape != like[k].shape]
+    if odd: raise ModelError(f"{folder.name}: its network takes {CTTransform(**cfg['chain']).n_channels} channels, this one {self.chain.n_channels}; use its windows")
+    self.model.load_state_dict(weights)
+    self.pretrained = True
+    self.freeze()
+
 # %% ../nbs/10_learner.ipynb #28bca4cf
 def _loaders(df, split, store, chain, **kwargs):
     kwargs['splitter'] = lambda _: split
     if store is not None: return ICHDataLoaders.from_store(store, df, chain=chain, **kwargs)
     return ICHDataLoaders.from_table(df, size=chain['size']*2 if chain['crop'] else chain['size'], chain=chain, **kwargs)
+
+def _belongs_to(data, store):
+    "What a checkpoint's data are"
+    return dict(training_slices=data['train']['fingerprint'], validation_slices=data['valid']['fingerprint'], store=str(store and store.settings))
 
 def train_model(
     df:pd.DataFrame, # a slice table with labels
@@ -380,6 +430,7 @@ def train_model(
     epochs:int=4, # with the whole network free
     lr:float=None, # the highest learning rate; found when None
     pretrained:bool=True, # start from ImageNet weights?
+    start=None, # instead, the folder of a saved model of the same architecture, or 'starter'
     bs:int=64, # batch size
     n_folds:int=5, # one of so many parts of the patients is for validation
     fold:int=0, # which one
@@ -392,24 +443,32 @@ def train_model(
     ps:float=.5, # dropout in the head
     neighbours:int=0, # slices before and after each one that are channels too
     splitter=None, # from the table to the row numbers of training and validation, such as a `SavedSplitter`; `PatientSplitter` of folds and seed when None
+    jitter:bool=False, # let the windows vary from slice to slice in training?
+    body:float=.02, # learning rate of a pretrained body, as a share of the head's
+    ema:float=None, # decay of a moving average of the weights, which becomes the model; none when None
 ): # the learner, saved in `out`
-    "Train with `fit_rapid` on a patient split, and save the model with its calibration and its figures on the held-back patients"
+    "Train with `fit_rapid` on a patient split, going on where it was stopped, and save the model with its log, its calibration and its figures on the held-back patients"
+    what = {k:str(v) for k,v in locals().items() if k not in ('df', 'out', 'store', 'num_workers', 'splitter')}
     set_seed(seed, reproducible=True)
     if store is not None: df = df[df.row.notna()]
     df = df.reset_index(drop=True)
     split,kept = (splitter or PatientSplitter(n_folds, fold, seed))(df),1.
     if negatives is not None: split,kept = sampled_split(df, split, negatives, seed)
     if len(split[0]) < bs: raise DataError(f'{len(split[0])} training slices are fewer than one batch of {bs}; lower the batch size (--bs)')
-    chain = dict(size=size, windows=list(windows), crop=crop, aug=True, neighbours=neighbours)
+    chain = dict(size=size, windows=list(windows), crop=crop, aug=True, neighbours=neighbours, jitter=jitter)
     dls = _loaders(df, split, store, chain, bs=bs, num_workers=num_workers)
-    learn = ich_learner(dls, arch, pretrained=pretrained, ps=ps)
+    learn = ich_learner(dls, arch, pretrained=pretrained and start is None, ps=ps)
+    if start is not None: learn.start_from(start)
     learn.negatives_kept,learn.data = kept,_data_config(dls)
+    keep,log = Checkpoint(out, what | _belongs_to(learn.data, store)),TrainingLog(Path(out)/'training.csv')
     with plain_logs(learn):
-        learn.fit_rapid(epochs, lr=lr, sizes=sizes)
+        learn.fit_rapid(epochs, lr=lr, sizes=sizes, body=body, cbs=[log, *([] if ema is None else [WeightEMA(ema)])], keep=keep)
         p,y = learn.get_preds()
     patients = df.patient.iloc[split[1]].astype(object).to_numpy()
     p,y = correct_prior(p.numpy(), kept),y.numpy()
     learn.saved_metrics = dict(validation=summarise(p, y, patients))
     learn.calibration = fit_calibration(p, y, dict(part='valid', **{k:v for k,v in learn.data['valid'].items() if k != 'patient_hashes'}))
     learn.save_model(out)
+    with write_whole(Path(out)/'training.png') as tmp: plot_training(log.file).savefig(tmp, format='png', dpi=70)
+    keep.remove()
     return learn

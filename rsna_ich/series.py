@@ -6,7 +6,8 @@
 __all__ = ['N_GEO', 'SliceFeatures', 'slice_features', 'true_logits', 'true_features', 'series_sequences', 'pad_series',
            'SeriesModel', 'SeriesLoss', 'fit_series', 'in_context', 'cross_context', 'whole_loss', 'held_back',
            'train_context', 'save_series', 'save_context', 'load_detector', 'Detectors', 'model_folders',
-           'save_ensemble', 'load_ensemble', 'load_detectors', 'ensemble_mean', 'out_of_fold', 'train_folds']
+           'save_ensemble', 'load_ensemble', 'load_detectors', 'ensemble_mean', 'out_of_fold', 'train_folds',
+           'train_bodies']
 
 # %% ../nbs/11_series.ipynb #f6c19f86
 import hashlib, json
@@ -377,3 +378,17 @@ def _one_fold(df, out, valid, context, store, seed, train):
     if context: save_context(learn, df, out, store, seed)
     held = held_back(df, learn)
     _save_held(held, true_features(learn, held, store), out)
+
+# %% ../nbs/11_series.ipynb #d18d7691
+def train_bodies(
+    df:pd.DataFrame, # a slice table with labels
+    out, # the folder for the bodies' folders
+    archs, # timm models
+    **kwargs # further arguments of `train_folds`
+)->dict: # `metrics.summarise` of the bodies' mean of the out-of-fold predictions
+    "Train the folds of several bodies, going on where an earlier run was stopped"
+    for arch in archs: train_folds(df, Path(out)/arch, arch=arch, **kwargs)
+    each = [out_of_fold(Path(out)/arch).set_index('sop')[list(LABELS)] for arch in archs]
+    mean = sum(o.loc[each[0].index] for o in each)/len(each)
+    truth = df.set_index('sop').loc[mean.index]
+    return summarise(expit(mean.to_numpy(float)), truth[list(LABELS)].to_numpy(float), truth.patient.astype(object).to_numpy())

@@ -174,9 +174,10 @@ class CropHead(HUModule):
         min_area:float=.02, # share of the picture; a smaller head is not looked for and the whole picture is kept
         min_side:float=.5, # share of the picture's longer side that the crop has at least
         tissue:float=-100., # HU, what is denser can be part of the head
+        within=None, # HU from and to, what is beyond is clipped before it is resized
     ):
         super().__init__()
-        self.size, self.margin, self.min_area, self.min_side, self.tissue, self.grid = size, margin, min_area, min_side, tissue, 64
+        self.size, self.margin, self.min_area, self.min_side, self.tissue, self.within, self.grid = size, margin, min_area, min_side, tissue, within, 64
     def extra_repr(self): return f"size={self.size}, margin={self.margin}"
 
 # %% ../nbs/06_windows.ipynb #71567a1f
@@ -214,7 +215,7 @@ def encodes(self:CropHead, hu):
     size = self.size or max(h, w)
     lo,hi = (self.boxes(hu) / hu.new_tensor([w, h, w, h]) * 2 - 1).chunk(2, 1)
     out = new_empty((len(hu), 1, size, size), hu.device)
-    for i in parts_of(hu): out[i] = _cut(hu[i], lo[i], hi[i], size)
+    for i in parts_of(hu): out[i] = _cut(hu[i] if self.within is None else hu[i].clamp(*self.within), lo[i], hi[i], size)
     return out
 
 def _cut(
@@ -248,7 +249,7 @@ class FitSquare(HUModule):
 
 # %% ../nbs/06_windows.ipynb #cd28ab83
 class Augment(HUModule):
-    "Kornia's affine, flip and erasing for HU [B,1,H,W], filling with air; the identity in `eval()`"
+    "Kornia's affine, flip, erasing, blur and noise for HU [B,1,H,W], filling with air; the identity in `eval()`"
     group = 1 # so many slices on end are moved together
     def __init__(self,
         degrees:float=15., # rotation, ± up to this
@@ -259,12 +260,17 @@ class Augment(HUModule):
         erase:float=0., # probability of erasing a rectangle
         erase_area=(.01, .06), # its share of the picture, from and to
         erase_hu:float=30., # what it is filled with, HU: plain brain
+        blur:float=0., # half of the slices are blurred, by up to this sigma, pixels
+        noise:float=0., # half of them get normal noise of this deviation, HU
     ):
         super().__init__()
         span = DENSEST - AIR
         move = K.RandomAffine(degrees, (translate, translate), tuple(scale), p=affine)
         blank = K.RandomErasing(tuple(erase_area), value=(erase_hu-AIR)/span, p=erase)
-        self.steps, self.span = K.AugmentationSequential(move, K.RandomHorizontalFlip(p=flip), blank, data_keys=['input']), span
+        steps = [move, K.RandomHorizontalFlip(p=flip), blank]
+        if blur: steps.append(K.RandomGaussianBlur((7, 7), (.1, blur), p=.5))
+        if noise: steps.append(K.RandomGaussianNoise(std=noise/span, p=.5))
+        self.steps, self.span = K.AugmentationSequential(*steps, data_keys=['input']), span
     def encodes(self, hu):
         if not self.training: return hu
         return (self.steps((hu.reshape(-1, self.group, *hu.shape[-2:])-AIR)/self.span)*self.span + AIR).reshape(hu.shape)

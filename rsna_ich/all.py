@@ -32,5 +32,7 @@ from rsna_ich.series import *
 from rsna_ich.explain import *
 from rsna_ich.infer import *
 from rsna_ich.evaluate import *
+from rsna_ich.painted import *
 from rsna_ich.recalibrate import *
+from rsna_ich.starter import *
 from rsna_ich.demo import *

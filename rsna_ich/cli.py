@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'say', 'command', 'check_counts', 'auc_text', 'demo', 'given', 'phantom', 'scan', 'tell_changes', 'prepare',
-           'eda', 'labelled_slices', 'split', 'parse_windows', 'parse_sizes', 'by_recipe', 'train', 'predict',
-           'evaluate', 'calibrate', 'submit', 'main']
+           'eda', 'labelled_slices', 'split', 'parse_windows', 'parse_sizes', 'by_recipe', 'train', 'train_starter',
+           'starter_card', 'predict', 'evaluate', 'calibrate', 'submit', 'main']
 
 # %% ../nbs/17_cli.ipynb #b2ffff97
 import sys, warnings
@@ -218,6 +218,7 @@ def train(
     recipe:str|None=None, # Options that belong together: rapid, strong or ensemble; what is given beside it wins
     arch:str='resnet18', # Any timm model; several with --all-folds, which answer together
     pretrained:bool=True, # Start from ImageNet weights (needs a network)
+    start:str|None=None, # Instead, the weights of a saved model of the same architecture, or 'starter'
     size:int=256, # Pixels a side that the network sees (a store has decided that already)
     sizes:str='', # Smaller sizes to begin with, such as '128 192'
     windows:str='brain subdural brain_bone', # CT windows, one channel each: names or width,level
@@ -252,7 +253,7 @@ def train(
     df,store = labelled_slices(source, labels, root)
     size = store.settings['size'] if store else size
     steps = [*(o for o in steps if o < size), size] if steps else None
-    options = dict(size=size, windows=chans, epochs=epochs, lr=lr, pretrained=pretrained, bs=bs, crop=crop, sizes=steps)
+    options = dict(size=size, windows=chans, epochs=epochs, lr=lr, pretrained=pretrained, start=start, bs=bs, crop=crop, sizes=steps)
     options |= dict(negatives=negatives, num_workers=workers, neighbours=neighbours, jitter=jitter, ema=ema)
     if all_folds:
         from rsna_ich.series import train_bodies, train_folds
@@ -268,11 +269,32 @@ def train(
         figures = save_context(load_detector(out), df, out, store, seed)
         say(f"in the context of the series: {figures['series']['weighted_log_loss']:.4f}")
 
+# %% ../nbs/17_cli.ipynb #6ab9e067
+@command
+def train_starter(
+    data:Path, # The folder with rsna/dicom, rsna/labels.csv, slices and slices/labels.csv
+    *, out:Path=Path('starter_run'), # A folder for everything that is made on the way; the model lies in it as starter/
+    half:bool=False, # Compute in bfloat16, which CPUs of the last years do about twice as fast, and others slower
+    folds:int=3, # Parts of the patients
+    seed:int=0): # Of data, folds and models
+    "Make the starter weights from public slices, and their card. Goes on where it was stopped; an hour or so on two cores."
+    check_counts(2, folds=folds)
+    check_counts(0, seed=seed)
+    from rsna_ich.starter import train_starter as make
+    res = make(data, out, folds, seed=seed, half=half)['with/rsna']
+    say(f"held-out RSNA slices: weighted log loss {res['weighted_log_loss']:.4f} (guessing: {res['prevalence_log_loss']:.4f}), AUC of any {auc_text(res)} → {out/'starter'}")
+
+@command
+def starter_card():
+    "What the weights that come with the library have seen, what they are worth, and on what terms."
+    from importlib.resources import files
+    typer.echo((files('rsna_ich')/'models'/'starter'/'README.md').read_text(encoding='utf-8'))
+
 # %% ../nbs/17_cli.ipynb #a323e3ec
 @command
 def predict(
     source:Path, # A DICOM file, a folder, or a header table (.parquet)
-    *, model:Path, # The folder of a saved model
+    *, model:Path=Path('starter'), # The folder of a saved model, or of several; the small one that comes with the library when not given
     out:Path=Path('predictions.csv'), # The CSV to write
     tta:bool=False, # Average over mirrored and shifted views
     bs:int=64, # Slices at a time
@@ -294,6 +316,7 @@ def predict(
     bad = df.error.dropna()
     if len(df) == 1 and not len(bad): typer.echo(repr(Prediction(df.path[0], df.loc[0, list(LABELS)].to_dict())))
     say(f'{len(df)} files → {out}; research software, not for diagnosis')
+    if str(model) == 'starter': say('by the starter weights: for trying things out, not for commercial use; what they are worth: rsna_ich starter-card')
     if len(bad): say(f"{len(bad)} can't be read; the first: {bad.iloc[0]}")
     if len(bad) == len(df): raise DataError('no file could be read')
 

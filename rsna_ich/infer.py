@@ -101,7 +101,7 @@ def _series_any(table, probs, whole):
 # %% ../nbs/12_infer.ipynb #36c6984e
 def predict(
     source, # a file, a folder, an archive, a list of files, a header table, or the path of one
-    model, # an `ICHLearner`, the folder of a saved model or of several, or a list of these
+    model='starter', # an `ICHLearner`, the folder of a saved model or of several, or a list of these; the weights that come with the library when none is named
     tta:bool=False, # average over mirrored and shifted views?
     bs:int=64, # slices at a time
     threads:int=None, # that read files; two a core when None

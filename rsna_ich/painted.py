@@ -6,10 +6,10 @@
 __all__ = ['BONE', 'SHARES', 'KINDS', 'inside_skull', 'Canvas', 'subdural', 'epidural', 'subarachnoid', 'intraventricular',
            'intraparenchymal', 'paint_bleeds']
 
-# %% ../nbs/13_painted.ipynb #2c1a3a84
+# %% ../nbs/13_painted.ipynb #90ab7bb6
 import numpy as np
 from scipy import ndimage as nd
-from .core import LABELS, SUBTYPES
+from .core import SUBTYPES
 
 # %% ../nbs/13_painted.ipynb #ec5d19ff
 BONE = 76. # HU, above all blood, and below the end of the brain window

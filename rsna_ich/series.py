@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 from .core import DataError, LABELS, ModelError, write_whole
 from .data import CTBatch, FileSlices, Labelled, Nearby, SliceDL, StoreSlices, correct_prior, neighbour_rows, series_order
 from .headers import slice_position
-from .learner import _calibration, fingerprint, load_model, patient_hash, read_weights, train_model
+from .learner import _calibration, fingerprint, load_model, model_folder, patient_hash, read_weights, train_model
 from .metrics import WeightedLogLoss, summarise
 from .splits import PatientSplitter, load_folds, patient_folds
 
@@ -253,11 +253,12 @@ def save_context(
 
 # %% ../nbs/11_series.ipynb #aebaca5f
 def load_detector(
-    folder, # of a saved model
+    folder, # of a saved model, or 'starter'
 ): # an `ICHLearner`, with the `series` model that is saved with it, if any
     "A model with all that belongs to it; a `ModelError` in one line when anything doesn't fit"
-    learn,name = load_model(folder),f'{Path(folder).name}/config.json'
-    cfg = json.loads((Path(folder)/'config.json').read_text(encoding='utf-8')).get('series')
+    folder = model_folder(folder)
+    learn,name = load_model(folder),f'{folder.name}/config.json'
+    cfg = json.loads((folder/'config.json').read_text(encoding='utf-8')).get('series')
     if cfg is None: return learn
     try:
         n_emb,width,look,p = (kind(cfg[k]) for k,kind in dict(n_emb=int, width=int, look=int, p=float).items())
@@ -277,7 +278,7 @@ def model_folders(
     folder, # of a saved model or of several
 )->list: # of paths
     "Where the models are"
-    folder = Path(folder)
+    folder = model_folder(folder)
     several = [] if (folder/'config.json').exists() else sorted(o.parent for at in ('*', '*/*') for o in folder.glob(f'{at}/config.json'))
     return several or [folder]
 

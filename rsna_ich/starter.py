@@ -8,24 +8,24 @@ __all__ = ['SIZE', 'READ', 'CROP', 'PHANTOM', 'MIX', 'RSNA_SHARES', 'ARCH', 'WIN
            'drawn_shares', 'shift_prior', 'CPUHalf', 'fit_starter', 'held_probs', 'cross_validate', 'card_tables',
            'model_card', 'judge_starter', 'train_starter']
 
-# %% ../nbs/14_starter.ipynb #6cacf609
+# %% ../nbs/14_starter.ipynb #9eebcf5a
 import json, os
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientClip
 from fastai.torch_core import set_seed, to_float
-from scipy.special import expit, logit
+from scipy.special import logit
 from skimage.io import imread
 from .calibrate import fit_calibration
+from .callbacks import TrainingLog
 from .core import DataError, LABELS, RESEARCH_ONLY, SUBTYPES, get_window, write_whole
 from .data import CTBatch, ICHDataLoaders, Labelled, SliceDL, StoreSlices, slice_table
 from .evaluate import figures_of
 from .headers import scan_paths
 from .labels import read_labels
-from .learner import ich_learner, load_model
+from .learner import ich_learner
 from .painted import paint_bleeds
 from .phantom import PREVALENCE, write_dicom, write_phantom
 from .pixels import read_slice
@@ -106,7 +106,7 @@ def masked(
     "What may be learnt without learning to recognise the source"
     return df.assign(**{'any':df['any'].mask(df.groupby('source')['any'].transform('min') == 1)})
 
-# %% ../nbs/14_starter.ipynb #4d3c9589
+# %% ../nbs/14_starter.ipynb #c36ec085
 SIZE,READ = 224,512 # pixels a side in the store, and of a slice as it is read
 CROP = dict(tissue=2., within=(0., 80.)) # options of `CropHead`, HU
 PHANTOM = {k:2*v for k,v in PREVALENCE.items()} | dict(epidural=.06) # share of slices
@@ -120,6 +120,7 @@ def _healthy(data, pictures, rsna, headers):
     patient = headers.set_index('sop').patient
     for sop in rsna.sop[rsna['any'] == 0]: yield partial(_square, data/'rsna'/'dicom'/f'{sop}.dcm'), 'rsna_painted', sop, patient[sop]
 
+# %% ../nbs/14_starter.ipynb #9f717596
 def _sources(data, out, studies, seed):
     "The files of all sources, and a label table of them"
     slices,dicom = data/'slices',sorted((data/'rsna'/'dicom').glob('*.dcm'))
@@ -194,7 +195,7 @@ class CPUHalf(Callback):
         self.cast.__exit__(None, None, None)
         self.learn.pred = to_float(self.pred)
 
-# %% ../nbs/14_starter.ipynb #28a11b41
+# %% ../nbs/14_starter.ipynb #9fad68ee
 def fit_starter(
     df:pd.DataFrame, # from `starter_data`
     store, # as `df`
@@ -217,9 +218,10 @@ def fit_starter(
     chain = dict(size=size, windows=list(WINDOWS), aug=AUGMENT, jitter=JITTER)
     dls = ICHDataLoaders.from_store(store, known, chain=chain, bs=32, splitter=lambda _: (np.flatnonzero(w).tolist(), []), balance=w, draws=draws)
     learn = ich_learner(dls, arch, pretrained=pretrained and start is None, metrics=[], ps=.3, cbs=[GradientClip(1.), *([CPUHalf()] if half else [])])
-    if start is not None: learn.model.load_state_dict(load_model(start).model.state_dict())
+    if start is not None: learn.start_from(start)
     learn.unfreeze()
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, slice(lr/4, lr), pct_start=.2, div=10., wd=.02)
+    log = TrainingLog(Path(out)/'training.csv')
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, slice(lr/4, lr), pct_start=.2, div=10., wd=.02, cbs=[log])
     shift_prior(learn, drawn_shares(known, w/w.sum()))
     learn.save_model(out)
     return learn

@@ -17,4 +17,4 @@ setup(name=name, version=version, description=cfg['description'], keywords=cfg['
     author=cfg['author'], long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     python_requires=f">={cfg['min_python']}", install_requires=lines('requirements'), extras_require={o:lines(f'{o}_requirements') for o in ('dev', 'bench', 'offline')},
     entry_points=dict(console_scripts=lines('console_scripts'), nbdev=[f'{name}={name}._modidx:d']),
-    packages=find_packages(include=[name, f'{name}.*']), include_package_data=True, zip_safe=False)
+    packages=find_packages(include=[name, f'{name}.*']), package_data={name:['models/*/*']}, include_package_data=True, zip_safe=False)

@@ -17,7 +17,7 @@ from .data import mend, neighbour_rows, series_order
 from .headers import load_headers, scan, scan_paths
 from .learner import ICHLearner, Views
 from .pixels import SliceReader, ahead, changed_pixels
-from .series import SliceFeatures, ensemble_mean, in_context, load_detectors, true_logits
+from .series import SliceFeatures, ensemble_mean, in_context, load_detectors, smooth_logits, true_logits
 
 # %% ../nbs/12_infer.ipynb #35f9096c
 def source_table(
@@ -83,7 +83,9 @@ def _answers(table, learn, tta, bs, threads):
 def _probs(table, learn, out):
     "Probabilities [N,6], in the light of the series where the model has learnt to see it, and the logits [N] of any haemorrhage in it"
     alone = learn.answer(expit(out[:,-len(LABELS):]))
-    if learn.series is None: return alone, np.full(len(out), np.nan)
+    if learn.series is None:
+        if learn.smooth_mm: alone = coherent(expit(smooth_logits(table, logit(alone), learn.smooth_mm)))
+        return alone, np.full(len(out), np.nan)
     out[:,-len(LABELS):] = true_logits(out[:,-len(LABELS):], learn.negatives_kept)
     slices,whole = in_context(learn.series, table, out, logit(alone))
     return coherent(expit(slices)), whole

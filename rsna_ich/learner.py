@@ -39,7 +39,7 @@ from .windows import CTTransform, WINDOWS
 # %% ../nbs/10_learner.ipynb #e0ee62a9
 class ICHLearner(Learner):
     "A fastai `Learner` that knows its architecture, the chain from HU to its input, and which share of negatives it was trained with"
-    arch,pretrained,negatives_kept,data,saved_metrics,calibration,series,stage = None,False,1.,{},None,None,None,'free'
+    arch,pretrained,negatives_kept,data,saved_metrics,calibration,series,smooth_mm,stage = None,False,1.,{},None,None,None,None,'free'
     @property
     def ct(self)->CTBatch: return next(t for t in self.dls.valid.after_batch.fs if isinstance(t, CTBatch))
     @property
@@ -288,7 +288,7 @@ def save_model(
     cal = dict(self.calibration or {})
     config = dict(format=1, version=rsna_ich.__version__, arch=self.arch, labels=LABELS, chain=self.chain.config, item_size=self.ct.item_size,
         hu=HU_RULES, temperature=cal.pop('temperature', None), thresholds=cal.pop('thresholds', None), calibration=cal, data=data,
-        metrics=self.saved_metrics, negatives_kept=self.negatives_kept, weights_sha256=sha)
+        metrics=self.saved_metrics, negatives_kept=self.negatives_kept, smooth_mm=self.smooth_mm, weights_sha256=sha)
     with write_whole(folder/'config.json') as tmp: tmp.write_text(json.dumps(config, indent=2))
 
 HU_RULES = 'stored*slope+intercept; 12 bit unsigned with intercept 0 or 1: (stored+1000) mod 4096 - 1000'
@@ -352,8 +352,9 @@ def load_model(
         chain,size,kept = CTTransform(**cfg['chain']),int(cfg['item_size']),float(cfg.get('negatives_kept', 1))
         if not 1 <= size <= MAX_SIDE: raise ValueError(f'item_size is 1 to {MAX_SIDE}')
         if not 0 < kept <= 1: raise ValueError('negatives_kept is a share, above 0 and up to 1')
-        calibration = _calibration(cfg)
-    except (TypeError, ValueError, KeyError, AttributeError, DataError) as e: raise ModelError(f"{Path(folder).name}/config.json: the chain, size or calibration can't be used ({e})") from e
+        calibration,smooth = _calibration(cfg),cfg.get('smooth_mm')
+        if smooth is not None and not 0 < float(smooth) <= 100: raise ValueError('smooth_mm is above 0 and up to 100')
+    except (TypeError, ValueError, KeyError, AttributeError, DataError) as e: raise ModelError(f"{Path(folder).name}/config.json: the chain, size, calibration or smoothing can't be used ({e})") from e
     model = build_model(cfg['arch'], chain.n_channels, False)
     read_weights(folder, cfg['weights_sha256'], model)
     dls = dls or _no_data(size, chain)
@@ -361,7 +362,7 @@ def load_model(
     learn = ICHLearner(dls, model, loss_func=WeightedLogLoss(), metrics=ich_metrics(), splitter=default_split, cbs=[ChannelsLast(), *_gpu_cbs(dls)])
     learn.arch,learn.pretrained,learn.negatives_kept = cfg['arch'],True,kept
     learn.data,learn.saved_metrics = cfg.get('data', {}),cfg.get('metrics')
-    learn.calibration = calibration
+    learn.calibration,learn.smooth_mm = calibration,smooth
     learn.model.to(dls.device)
     return learn
 

@@ -6,9 +6,9 @@
 __all__ = ['SIZE', 'READ', 'CROP', 'PHANTOM', 'MIX', 'RSNA_SHARES', 'ARCH', 'WINDOWS', 'AUGMENT', 'JITTER', 'REAL', 'OTHERS',
            'picture_hu', 'write_pictures', 'write_painted', 'implied', 'masked', 'starter_data', 'draw_weights',
            'drawn_shares', 'shift_prior', 'CPUHalf', 'fit_starter', 'held_probs', 'cross_validate', 'card_tables',
-           'model_card', 'judge_starter', 'train_starter']
+           'model_card', 'judge_starter', 'best_smoothing', 'train_starter']
 
-# %% ../nbs/14_starter.ipynb #9eebcf5a
+# %% ../nbs/14_starter.ipynb #cb18a253
 import json, os
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientClip
 from fastai.torch_core import set_seed, to_float
-from scipy.special import logit
+from scipy.special import expit, logit
 from skimage.io import imread
 from .calibrate import fit_calibration
 from .callbacks import TrainingLog
@@ -26,9 +26,11 @@ from .evaluate import figures_of
 from .headers import scan_paths
 from .labels import read_labels
 from .learner import ich_learner
+from .metrics import weighted_log_loss
 from .painted import paint_bleeds
 from .phantom import PREVALENCE, write_dicom, write_phantom
 from .pixels import read_slice
+from .series import smooth_logits
 from .splits import patient_folds
 from .store import prepare
 
@@ -334,7 +336,7 @@ def model_card(
     "The card that goes with the weights"
     return _CARD.format(research=RESEARCH_ONLY, tables=card_tables(figures), arch=arch, size=size, folds=folds)
 
-# %% ../nbs/14_starter.ipynb #689960e9
+# %% ../nbs/14_starter.ipynb #063687a2
 def judge_starter(
     held:dict, # from `cross_validate`
     draws:int=1000, # of the bootstrap
@@ -344,8 +346,19 @@ def judge_starter(
     known = lambda df: df[df.true_any.notna()]
     return {f'{k}/{s}':figures_of(known(held[k][held[k].source == s]), draws) for k,s in which}
 
+def best_smoothing(
+    held:pd.DataFrame, # from `cross_validate`, of one kind of training
+    tries=(2., 3., 4., 5., 6.), # mm
+): # mm, or None where the loss is lowest without; and the weighted log loss of each, by mm, 0 for none
+    "By what Gaussian to smooth along whole series, PHE-SICH-CT-IDS's, that the folds' models have not seen"
+    df = held[held.source == 'phe_sich'].reset_index(drop=True).assign(path='', x=0., y=0., ix=1., iy=0., iz=0., jx=0., jy=1., jz=0.)
+    z,y = logit(df[list(LABELS)].to_numpy(float).clip(1e-6, 1-1e-6)),df[[f'true_{l}' for l in LABELS]].to_numpy(float)
+    loss = {mm:weighted_log_loss(expit(smooth_logits(df, z, mm) if mm else z), y) for mm in (0., *tries)}
+    return min(loss, key=loss.get) or None, loss
+
 def _finish(learn, held, figures, out, n_folds):
     "Give a model the calibration of its folds, and save it"
+    learn.smooth_mm,_ = best_smoothing(held['with'])
     rsna = held['with'][(held['with'].source == 'rsna') & held['with'].true_any.notna()]
     p,y = rsna[list(LABELS)].to_numpy(float),rsna[[f'true_{l}' for l in LABELS]].to_numpy(float)
     learn.calibration = fit_calibration(p, y, dict(part='RSNA slices, out of fold', slices=len(rsna), patients=int(rsna.patient.nunique())))

@@ -1,13 +1,15 @@
 "The starter weights: their making in small, and, where the real slices are, what they say of those"
+import json, re, subprocess, sys
+from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from skimage.io import imsave
 from rsna_ich.core import DataError, LABELS, RESEARCH_ONLY
 from rsna_ich.dicom import window_hu
 from rsna_ich.infer import predict
 from rsna_ich.labels import write_labels
-from rsna_ich.learner import load_model
+from rsna_ich.learner import load_model, model_folder, patient_hash
 from rsna_ich.phantom import phantom_study, write_phantom
-from rsna_ich.starter import RSNA_SHARES, starter_data, train_starter
+from rsna_ich.starter import starter_data, train_starter
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
@@ -51,13 +53,11 @@ def test_its_card_and_weights(made, data):
     assert learn.calibration['data']['part'] == 'RSNA slices, out of fold'
     preds = predict(data/'rsna'/'dicom', out/'starter')
     assert preds.error.isna().all() and preds[list(LABELS)].notna().all(axis=None)
-    assert abs(preds['any'].mean() - RSNA_SHARES['any']) < .3 # answers are for the challenge's prevalence
 
 def test_folds_keep_patients_apart(made):
     out,_,_ = made
     for k in range(2):
         held,model = pd.read_parquet(out/f'with-{k}'/'held.parquet'),load_model(out/f'with-{k}')
-        from rsna_ich.learner import patient_hash
         seen = set(model.data['train']['patient_hashes'])
         assert len(held) and not any(patient_hash(o) in seen for o in held.patient.unique())
 
@@ -71,3 +71,26 @@ def test_it_goes_on_where_it_stopped(made, data):
 
 def test_a_folder_without_the_slices(tmp_path):
     with pytest.raises(DataError, match='rsna/dicom'): starter_data(tmp_path, tmp_path/'out')
+
+def test_the_weights_that_ship():
+    folder = model_folder('starter')
+    assert sum(o.stat().st_size for o in folder.iterdir()) <= 20e6
+    card = (folder/'README.md').read_text(encoding='utf-8')
+    for text in (RESEARCH_ONLY, 'not for commercial use', '10.1148/ryai.2020190211', '10.13026/4nae-zg36', 'Ma et al. 2023'): assert text.lower() in card.lower()
+    cfg = json.loads((folder/'config.json').read_text())
+    assert {k.split('/')[0] for k in cfg['metrics']} == {'without', 'with', 'imagenet', 'phantom'}
+    assert f"{cfg['metrics']['with/rsna']['auc']['any']:.3f}" in card
+    assert not re.search(r'ID_[0-9a-f]{6}|phe_\d|ct_ich_\d', (folder/'config.json').read_text() + card) # no patient
+
+def test_it_answers_when_no_model_is_named(tmp_path):
+    write_phantom(tmp_path, 2, 128, seed=3, n_slices=24)
+    preds = predict(tmp_path/'dicom')
+    assert preds[list(LABELS)].notna().all(axis=None)
+    res = subprocess.run([sys.executable, '-c', 'from rsna_ich.cli import main; main()', 'predict', str(tmp_path/'dicom'), '--out', str(tmp_path/'p.csv')], capture_output=True, text=True, check=True)
+    assert 'starter weights' in res.stderr and 'not for commercial use' in res.stderr
+    assert np.allclose(pd.read_csv(tmp_path/'p.csv')['any'], preds['any'], atol=1e-5)
+
+def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'starter').mkdir()
+    assert model_folder('starter') == Path('starter')

@@ -6,7 +6,7 @@
 __all__ = ['TrainingLog', 'plot_training', 'WeightEMA', 'Checkpoint']
 
 # %% ../nbs/10_callbacks.ipynb #000dd576
-import json, random, time
+import json, os, random, time
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastai.callback.core import Callback
@@ -147,7 +147,9 @@ def save(self:Checkpoint):
     log,ema,smooth = *(_get(self.learn, o) for o in ('training_log', 'weight_ema')),self.recorder.smooth_loss
     meta = dict(of=self.of, stage=getattr(self, 'stage', 'free'), epoch=self.epoch+1, lr=self.lr, log=log.rows if log else [], ema=ema.n if ema else 0, opt=opt,
         smooth=[smooth.count, float(smooth.val)], random=_rng_states(), loaders=[dl.rng.getstate() for dl in self.dls])
-    with write_whole(self.file) as tmp: save_file({k:v.detach().cpu().contiguous() for k,v in tensors.items()}, tmp, dict(checkpoint=json.dumps(meta)))
+    with write_whole(self.file) as tmp:
+        save_file({k:v.detach().cpu().contiguous() for k,v in tensors.items()}, tmp, dict(checkpoint=json.dumps(meta)))
+        with open(tmp, 'rb') as f: os.fsync(f.fileno()) # or a power cut could leave neither this one nor the one before
 
 # %% ../nbs/10_callbacks.ipynb #2c7afd3d
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'say', 'command', 'check_counts', 'auc_text', 'demo', 'given', 'phantom', 'scan', 'tell_changes', 'prepare',
            'eda', 'labelled_slices', 'split', 'parse_windows', 'parse_sizes', 'by_recipe', 'train', 'train_starter',
-           'starter_card', 'predict', 'evaluate', 'calibrate', 'submit', 'main']
+           'starter_card', 'tell_terms', 'predict', 'evaluate', 'calibrate', 'submit', 'main']
 
 # %% ../nbs/17_cli.ipynb #b2ffff97
 import sys, warnings
@@ -291,6 +291,11 @@ def starter_card():
     typer.echo((files('rsna_ich')/'models'/'starter'/'README.md').read_text(encoding='utf-8'))
 
 # %% ../nbs/17_cli.ipynb #a323e3ec
+def tell_terms(model):
+    "Say so where the weights that come with the library have answered"
+    from rsna_ich.learner import model_folder
+    if model_folder(model) != model: say('by the starter weights: for trying things out, not for commercial use; what they are worth: rsna_ich starter-card')
+
 @command
 def predict(
     source:Path, # A DICOM file, a folder, or a header table (.parquet)
@@ -316,7 +321,7 @@ def predict(
     bad = df.error.dropna()
     if len(df) == 1 and not len(bad): typer.echo(repr(Prediction(df.path[0], df.loc[0, list(LABELS)].to_dict())))
     say(f'{len(df)} files → {out}; research software, not for diagnosis')
-    if str(model) == 'starter': say('by the starter weights: for trying things out, not for commercial use; what they are worth: rsna_ich starter-card')
+    tell_terms(model)
     if len(bad): say(f"{len(bad)} can't be read; the first: {bad.iloc[0]}")
     if len(bad) == len(df): raise DataError('no file could be read')
 
@@ -378,6 +383,7 @@ def submit(
     from rsna_ich.archive import is_archive
     from rsna_ich.labels import _some, check_sample, load_predictions, save_predictions, write_submission
     if model:
+        if out.name == 'predictions.csv': raise DataError('--out predictions.csv is where the predictions go; name the submission otherwise')
         if source.suffix == '.csv': raise DataError(f'{source.name}: --model has no meaning with a table of predictions')
         from rsna_ich.headers import load_headers
         from rsna_ich.infer import predict as ask, source_table
@@ -385,6 +391,7 @@ def submit(
         check_sample(files.sop.dropna(), sample, fill)
         preds = ask(files, model, tta)
         save_predictions(preds, out.with_name('predictions.csv'))
+        tell_terms(model)
     elif source.is_dir() or source.suffix == '.parquet' or is_archive(source): raise DataError(f'{source.name}: no table of predictions; to predict its files, name a model with --model')
     else: preds = load_predictions(source)
     df = write_submission(preds, sample, out, fill=fill)

@@ -219,6 +219,7 @@ class SliceDL(TfmdDL):
             if tfm.fitted: kwargs['after_batch'] = [type(tfm)(tfm.chain, tfm.item_size)]
         res = super().new(dataset, cls, **kwargs)
         if res.dataset is self.dataset: res.wgts,res.groups,res.fetch = self.wgts,self.groups,self.fetch if res.fetch is not None else None
+        if res.dataset is self.dataset and self.wgts is not None and res.shuffle: res.n = self.n
         return res
     def before_iter(self):
         super().before_iter()
@@ -340,6 +341,7 @@ class ICHDataLoaders(DataLoaders):
         num_workers=0, device=None, splitter=None,
     ):
         "Training and validation batches, split by patient"
+        if draws and balance is None: raise DataError(f'{draws} draws an epoch need weights to draw by; give balance')
         dls,k = [],tfm.chain.neighbours
         if k: whole,near = source(df),neighbour_rows(df, k)
         for i,idx in enumerate((splitter or PatientSplitter(n_folds, fold, seed))(df)):

@@ -59,7 +59,7 @@ def seen_patients(
     learn, # an `ICHLearner`, or several as from `load_detectors`
 )->int:
     "How many patients of `headers` the models have learnt from"
-    parts = [(o, part) for o in load_detectors(learn) for part in ('train', 'valid')[:1 + (o.series is not None)]]
+    parts = [(o, part) for o in load_detectors(learn) for part in ('train', 'begun', 'valid')[:2 + (o.series is not None)]]
     known = {h for o,part in parts for h in o.data.get(part, {}).get('patient_hashes', ())}
     return sum(patient_hash(p) in known for p in headers.patient.dropna().unique())
 

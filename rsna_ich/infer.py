@@ -83,11 +83,12 @@ def _answers(table, learn, tta, bs, threads):
 def _probs(table, learn, out):
     "Probabilities [N,6], in the light of the series where the model has learnt to see it, and the logits [N] of any haemorrhage in it"
     alone = learn.answer(expit(out[:,-len(LABELS):]))
+    z = logit(alone.clip(1e-12, 1-1e-12))
     if learn.series is None:
-        if learn.smooth_mm: alone = coherent(expit(smooth_logits(table, logit(alone), learn.smooth_mm)))
+        if learn.smooth_mm: alone = coherent(expit(smooth_logits(table, z, learn.smooth_mm)))
         return alone, np.full(len(out), np.nan)
     out[:,-len(LABELS):] = true_logits(out[:,-len(LABELS):], learn.negatives_kept)
-    slices,whole = in_context(learn.series, table, out, logit(alone))
+    slices,whole = in_context(learn.series, table, out, z)
     return coherent(expit(slices)), whole
 
 # %% ../nbs/12_infer.ipynb #34c53de1

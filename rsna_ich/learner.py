@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import getproxies
-import pandas as pd, timm, torch
+import numpy as np, pandas as pd, timm, torch
 from fastai.callback.all import *
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import AMPMode, MixedPrecision
@@ -29,7 +29,7 @@ from torch import nn
 import rsna_ich
 from .calibrate import calibrated, fit_calibration
 from .callbacks import Checkpoint, TrainingLog, WeightEMA, plot_training
-from .core import DataError, LABELS, MAX_SIDE, ModelError, write_whole
+from .core import DataError, LABELS, MAX_SIDE, ModelError, get_window, write_whole
 from .data import CTBatch, ICHDataLoaders, LabelBlock, ReadSlice, SliceDL, correct_prior, get_file, get_labels, sampled_split
 from .metrics import WeightedLogLoss, ich_metrics, summarise
 from .splits import PatientSplitter
@@ -39,7 +39,7 @@ from .windows import CTTransform, WINDOWS
 # %% ../nbs/10_learner.ipynb #e0ee62a9
 class ICHLearner(Learner):
     "A fastai `Learner` that knows its architecture, the chain from HU to its input, and which share of negatives it was trained with"
-    arch,pretrained,negatives_kept,data,saved_metrics,calibration,series,smooth_mm,stage = None,False,1.,{},None,None,None,None,'free'
+    arch,pretrained,negatives_kept,data,saved_metrics,calibration,series,smooth_mm,stage,begun = None,False,1.,{},None,None,None,None,'free',frozenset()
     @property
     def ct(self)->CTBatch: return next(t for t in self.dls.valid.after_batch.fs if isinstance(t, CTBatch))
     @property
@@ -255,6 +255,7 @@ def patient_hash(patient)->str: # 16 hex digits
     "A short hash of a patient id, to recognise training patients later without naming them"
     return hashlib.sha256(str(patient).encode()).hexdigest()[:16]
 
+# %% ../nbs/10_learner.ipynb #abdb1b36
 def _data_config(dls):
     res = {}
     for name,ds in (('train', dls.train_ds), ('valid', dls.valid_ds)):
@@ -263,6 +264,10 @@ def _data_config(dls):
             hashes = sorted(set(map(patient_hash, items.patient)))
             res[name] = dict(slices=len(items), patients=int(items.patient.nunique()), fingerprint=fingerprint(items), patient_hashes=hashes)
     return res
+
+def _learnt(data)->frozenset: # of patients' hashes
+    "Who taught a saved model, from what its configuration says of its data: in its own training, and in that of the weights it began with"
+    return frozenset(h for part in ('train', 'begun') for h in (data or {}).get(part, {}).get('patient_hashes', ()))
 
 # %% ../nbs/10_learner.ipynb #74eabdaf
 @patch
@@ -285,6 +290,7 @@ def save_model(
         save_file(weights, tmp)
         sha = hashlib.sha256(tmp.read_bytes()).hexdigest()
     data = _data_config(self.dls) or self.data
+    if self.begun: data = data | dict(begun=dict(patient_hashes=sorted(self.begun)))
     cal = dict(self.calibration or {})
     config = dict(format=1, version=rsna_ich.__version__, arch=self.arch, labels=LABELS, chain=self.chain.config, item_size=self.ct.item_size,
         hu=HU_RULES, temperature=cal.pop('temperature', None), thresholds=cal.pop('thresholds', None), calibration=cal, data=data,
@@ -297,8 +303,8 @@ HU_RULES = 'stored*slope+intercept; 12 bit unsigned with intercept 0 or 1: (stor
 def model_folder(
     model, # the folder of a saved model, or 'starter'
 )->Path:
-    "Where a model is; 'starter' names the weights that come with the library, unless there is a folder of that name"
-    return Path(rsna_ich.__file__).parent/'models'/'starter' if str(model) == 'starter' and not Path('starter').exists() else Path(model)
+    "Where a model is; 'starter' names the weights that come with the library, unless there is a model in a folder of that name"
+    return Path(rsna_ich.__file__).parent/'models'/'starter' if str(model) == 'starter' and not Path('starter/config.json').exists() else Path(model)
 
 def _config(folder):
     path = Path(folder)/'config.json'
@@ -357,11 +363,12 @@ def load_model(
     except (TypeError, ValueError, KeyError, AttributeError, DataError) as e: raise ModelError(f"{Path(folder).name}/config.json: the chain, size, calibration or smoothing can't be used ({e})") from e
     model = build_model(cfg['arch'], chain.n_channels, False)
     read_weights(folder, cfg['weights_sha256'], model)
+    begun = _learnt(cfg.get('data')) if dls else frozenset()
     dls = dls or _no_data(size, chain)
     set_chain(dls, chain)
     learn = ICHLearner(dls, model, loss_func=WeightedLogLoss(), metrics=ich_metrics(), splitter=default_split, cbs=[ChannelsLast(), *_gpu_cbs(dls)])
     learn.arch,learn.pretrained,learn.negatives_kept = cfg['arch'],True,kept
-    learn.data,learn.saved_metrics = cfg.get('data', {}),cfg.get('metrics')
+    learn.data,learn.saved_metrics,learn.begun = cfg.get('data', {}),cfg.get('metrics'),begun
     learn.calibration,learn.smooth_mm = calibration,smooth
     learn.model.to(dls.device)
     return learn
@@ -402,15 +409,25 @@ def start_from(self:ICHLearner,
     folder = model_folder(folder)
     cfg = _config(folder)
     if cfg['arch'] != self.arch: raise ModelError(f"{folder.name}: a model of {cfg['arch']}, and {self.arch} is to be trained; choose that architecture (--arch {cfg['arch']})")
+    views = lambda c: ([tuple(get_window(w)) for w in c['windows']], c.get('hist'))
+    if views(cfg['chain']) != views(self.chain.config): raise ModelError(f"{folder.name}: sees other windows than this training; use its own, {cfg['chain']['windows']}")
     old = build_model(self.arch, CTTransform(**cfg['chain']).n_channels, False)
     read_weights(folder, cfg['weights_sha256'], old)
     like = self.model.state_dict()
     weights = {k:_with_neighbours(v, like[k], self.chain.views) for k,v in old.state_dict().items()}
-    odd = [k for k,v in weights.items() if v.shape != like[k].shape]
-    if odd: raise ModelError(f"{folder.name}: its network takes {CTTransform(**cfg['chain']).n_channels} channels, this one {self.chain.n_channels}; use its windows")
+    if any(v.shape != like[k].shape for k,v in weights.items()): raise ModelError(f"{folder.name}: sees more neighbours than this training")
     self.model.load_state_dict(weights)
-    self.pretrained = True
+    self.pretrained,self.begun = True,self.begun | _learnt(cfg.get('data'))
     self.freeze()
+
+# %% ../nbs/10_learner.ipynb #4e70b1d2
+def _new_to(df, split, start):
+    "A split whose validation side has only patients that are new to the weights in `start`; the others are trained on"
+    known = _learnt(_config(model_folder(start)).get('data'))
+    old = df.patient.iloc[split[1]].map(patient_hash).isin(known).to_numpy()
+    if old.all(): raise DataError(f'{Path(start).name} has learnt from all patients that are to be held back; hold back others')
+    rows = np.asarray(split[1])
+    return sorted([*split[0], *rows[old].tolist()]), rows[~old].tolist()
 
 # %% ../nbs/10_learner.ipynb #28bca4cf
 def _loaders(df, split, store, chain, **kwargs):
@@ -454,13 +471,15 @@ def train_model(
     if store is not None: df = df[df.row.notna()]
     df = df.reset_index(drop=True)
     split,kept = (splitter or PatientSplitter(n_folds, fold, seed))(df),1.
+    if start is not None: split = _new_to(df, split, start)
     if negatives is not None: split,kept = sampled_split(df, split, negatives, seed)
+    if not len(split[1]): raise DataError('no slice is held back; a model is judged and calibrated on some')
     if len(split[0]) < bs: raise DataError(f'{len(split[0])} training slices are fewer than one batch of {bs}; lower the batch size (--bs)')
     chain = dict(size=size, windows=list(windows), crop=crop, aug=True, neighbours=neighbours, jitter=jitter)
     dls = _loaders(df, split, store, chain, bs=bs, num_workers=num_workers)
     learn = ich_learner(dls, arch, pretrained=pretrained and start is None, ps=ps)
     if start is not None: learn.start_from(start)
-    learn.negatives_kept,learn.data = kept,_data_config(dls)
+    learn.negatives_kept,learn.data = kept,_data_config(dls) | ({'begun':dict(patient_hashes=sorted(learn.begun))} if learn.begun else {})
     keep,log = Checkpoint(out, what | _belongs_to(learn.data, store)),TrainingLog(Path(out)/'training.csv')
     with plain_logs(learn):
         learn.fit_rapid(epochs, lr=lr, sizes=sizes, body=body, cbs=[log, *([] if ema is None else [WeightEMA(ema)])], keep=keep)

@@ -11,7 +11,7 @@ import pandas as pd
 from .calibrate import fit_calibration
 from .core import DataError, ModelError
 from .evaluate import _arrays, join_labels, seen_patients
-from .learner import fingerprint
+from .learner import fingerprint, model_folder
 from .series import Detectors, load_detectors, save_ensemble
 
 # %% ../nbs/13_recalibrate.ipynb #8073ee73
@@ -20,6 +20,7 @@ def check_unseen(
     df:pd.DataFrame, # a table with a column `patient`
 )->Detectors: # the models
     "Load models that have learnt from none of the patients of `df`; a `DataError` or `ModelError` when that isn't so, or can't be told"
+    if model_folder(model) != Path(model): raise ModelError("the starter weights can't be calibrated where they are; copy their folder, and calibrate the copy")
     learns = load_detectors(model)
     if learns.calibration: raise ModelError(f'{Path(model).name}: calibrated already; delete its ensemble.json to calibrate what its models say without it')
     if not all(o.data.get('train', {}).get('patient_hashes') for o in learns): raise ModelError(f"{Path(model).name}: a model doesn't say which patients it was trained on, so none can be known to be new to it")

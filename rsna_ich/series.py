@@ -294,7 +294,8 @@ def model_folders(
 )->list: # of paths
     "Where the models are"
     folder = model_folder(folder)
-    several = [] if (folder/'config.json').exists() else sorted(o.parent for at in ('*', '*/*') for o in folder.glob(f'{at}/config.json'))
+    below = sorted(folder.glob('*/config.json')) or sorted(o for b in folder.glob('*/folds.json') for o in b.parent.glob('*/config.json'))
+    several = [] if (folder/'config.json').exists() else [o.parent for o in below]
     return several or [folder]
 
 def _digests(folder): return {o.relative_to(folder).as_posix():hashlib.sha256((o/'config.json').read_bytes()).hexdigest() for o in model_folders(folder)}
@@ -368,6 +369,7 @@ def train_folds(
     **train # further arguments of `train_model`
 )->dict: # `metrics.summarise` of the out-of-fold predictions, also in `folds.json`
     "Train a model for each fold, going on where an earlier run was stopped"
+    if (Path(out)/'config.json').exists(): raise DataError(f'{Path(out).name}: holds a single model, which would answer instead of the folds; name another folder')
     out,df = Path(out),(df if store is None else df[df.row.notna()]).reset_index(drop=True)
     folds = load_folds(split, df) if split else patient_folds(df, n_folds, seed)
     dealt = hashlib.sha256(folds.astype(np.int16).tobytes()).hexdigest()
@@ -389,7 +391,8 @@ def _write_json(path, values):
 
 def _one_fold(df, out, valid, context, store, seed, train):
     "Train one fold's model, give it context, and keep what it says of the patients that it didn't see"
-    train_model(df, out, store=store, seed=seed, splitter=lambda _: [np.flatnonzero(o).tolist() for o in (~valid, valid)], **train)
+    done = (out/'config.json').exists() and not (out/'checkpoint.safetensors').exists()
+    if not done: train_model(df, out, store=store, seed=seed, splitter=lambda _: [np.flatnonzero(o).tolist() for o in (~valid, valid)], **train)
     learn = load_detector(out)
     if context: save_context(learn, df, out, store, seed)
     held = held_back(df, learn)
@@ -403,6 +406,7 @@ def train_bodies(
     **kwargs # further arguments of `train_folds`
 )->dict: # `metrics.summarise` of the bodies' mean of the out-of-fold predictions
     "Train the folds of several bodies, going on where an earlier run was stopped"
+    if (Path(out)/'folds.json').exists(): raise DataError(f'{Path(out).name}: holds the folds of one body; name another folder')
     for arch in archs: train_folds(df, Path(out)/arch, arch=arch, **kwargs)
     each = [out_of_fold(Path(out)/arch).set_index('sop')[list(LABELS)] for arch in archs]
     mean = sum(o.loc[each[0].index] for o in each)/len(each)

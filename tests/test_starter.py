@@ -66,6 +66,7 @@ def test_it_goes_on_where_it_stopped(made, data):
     (out/'with-1'/'held.parquet').unlink()
     kept = {o:o.stat().st_mtime_ns for o in out.glob('*/held.parquet')}
     again = train_starter(data, out, **options)
+    with pytest.raises(DataError, match='other settings'): train_starter(data, out, **options | dict(seed=1))
     assert {o:o.stat().st_mtime_ns for o in kept} == kept
     assert again['with/rsna']['weighted_log_loss'] == pytest.approx(figures['with/rsna']['weighted_log_loss'], abs=1e-9) # seeded
 
@@ -93,4 +94,6 @@ def test_it_answers_when_no_model_is_named(tmp_path):
 def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path/'starter').mkdir()
+    assert model_folder('starter') != Path('starter') # no model in it
+    (tmp_path/'starter'/'config.json').touch()
     assert model_folder('starter') == Path('starter')

@@ -277,7 +277,7 @@ def train_starter(
     half:bool=False, # Compute in bfloat16, which CPUs of the last years do about twice as fast, and others slower
     folds:int=3, # Parts of the patients
     seed:int=0): # Of data, folds and models
-    "Make the starter weights from public slices, and their card. Goes on where it was stopped; an hour or so on two cores."
+    "Make the starter weights from public slices, and their card. Goes on where it was stopped; an hour or so on two cores with --half."
     check_counts(2, folds=folds)
     check_counts(0, seed=seed)
     from rsna_ich.starter import train_starter as make

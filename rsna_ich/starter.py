@@ -281,7 +281,7 @@ def cross_validate(
     got['phantom'] = [_stage(out, 'phantom', df, store, ~real, real, fit | dict(mix=dict(phantom=1.), epochs=2))]
     return {k:pd.concat(v, ignore_index=True) for k,v in got.items()}
 
-# %% ../nbs/14_starter.ipynb #e62390c3
+# %% ../nbs/14_starter.ipynb #02f129b1
 _ROWS = {'without/rsna':'RSNA DICOM, no RSNA slice in training', 'with/rsna':'RSNA DICOM, other folds in training', 'imagenet/rsna':'RSNA DICOM, ImageNet weights and other folds only (3,200 draws)',
     'phantom/rsna':'RSNA DICOM, phantoms only in training', 'without/rsna_png':'RSNA pictures, no RSNA slice in training', 'with/ct_ich':'CT-ICH, held-out patients', 'with/phe_sich':'PHE-SICH-CT-IDS, held-out patients'}
 
@@ -295,11 +295,11 @@ def card_tables(
     figures:dict, # from `judge_starter`
 )->str: # Markdown
     "What was measured, as two tables"
-    ends = lambda f: f"{f['n_slices']} / {f['n_patients']} / {f['n_positive']['any']}"
+    ends = lambda k,f: f"{f['n_slices']} / {'not known' if 'rsna_png' in k else f['n_patients']} / {f['n_positive']['any']}"
     lines = ['| slices | slices / patients / with haemorrhage | AUC of any | weighted log loss | constant prevalence |', '| --- | --- | --- | --- | --- |']
     for k,name in _ROWS.items():
         f = figures[k]
-        lines.append(f"| {name} | {ends(f)} | {_cell(f, 'auc', 'any')} | {_cell(f, 'weighted_log_loss')} | {f['prevalence_log_loss']:.3f} |")
+        lines.append(f"| {name} | {ends(k, f)} | {_cell(f, 'auc', 'any')} | {_cell(f, 'weighted_log_loss')} | {f['prevalence_log_loss']:.3f} |")
     lines += ['', '| AUC | ' + ' | '.join(SUBTYPES) + ' |', '| --- |' + ' --- |'*len(SUBTYPES)]
     lines += [f'| {name} | ' + ' | '.join(_cell(figures[k], 'auc', l) for l in SUBTYPES) + ' |' for k,name in _ROWS.items()]
     return '\n'.join(lines)

@@ -46,3 +46,11 @@ def test_all_offers_every_room():
     text = (root/'rsna_ich'/'all.py').read_text().split('\n', 1)[1]
     rooms = {p.stem.split('_', 1)[1] for p in (root/'nbs').glob('[0-9]*.ipynb')} - {'cli'}
     assert rooms == set(re.findall(r'from rsna_ich\.(\w+) import', text))
+
+def test_no_two_rooms_export_the_same_name():
+    seen = {}
+    for path in sorted((root/'rsna_ich').glob('*.py')):
+        for node in ast.parse(path.read_text(encoding='utf-8')).body:
+            if path.stem == 'cli' or not isinstance(node, ast.Assign) or getattr(node.targets[0], 'id', '') != '__all__': continue
+            for name in ast.literal_eval(node.value): seen.setdefault(name, []).append(path.stem)
+    assert {k:v for k,v in seen.items() if len(v) > 1} == {}

@@ -97,7 +97,7 @@ def table(runs):
 if __name__ == '__main__':
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument('--work', type=Path, default=Path('context'))
-    for k,v in dict(studies=630, test_studies=210, size=72, epochs=4, more=4, seeds=3, workers=2).items(): ap.add_argument(f"--{k.replace('_', '-')}", type=int, default=v)
+    for k,v in dict(studies=630, test_studies=210, size=72, epochs=4, more=2, seeds=3, workers=2).items(): ap.add_argument(f"--{k.replace('_', '-')}", type=int, default=v)
     ap.add_argument('--arch', default='test_resnet')
     a = ap.parse_args()
     data,runs = phantoms(a.work, a.studies, a.test_studies, a.size, a.workers),[]

@@ -48,7 +48,7 @@ def slice_model(work, data, k, seed, epochs, more, arch):
     parts = dict(held=(held_back(read, learn), store), test=data['test'])
     if not (out/'features.npz').exists():
         with write_whole(out/'features.npz') as tmp, open(tmp, 'wb') as f: np.savez(f, **{n:true_features(learn, *o) for n,o in parts.items()})
-    with np.load(out/'features.npz') as f: return {n:(parts[n][0], f[n]) for n in parts}
+    with np.load(out/'features.npz') as f: return {n:(parts[n][0], f[n]) for n in parts} | dict(kept=learn.negatives_kept)
 
 def near_logits(df, logits, k=3):
     "What a tree may look at: the logits of the slices around, their largest and mean in the series, and where the slice is"
@@ -65,6 +65,12 @@ def boosted(held, logits, test, test_logits, seed):
         if y.sum() >= 10: res[:,i] = logit(trees.fit(x, y).predict_proba(z)[:,1])
     return res
 
+def as_trained(logits, kept):
+    "Logits as the network has them, before the prevalence is put right"
+    p = expit(np.asarray(logits, float))
+    seen = p[:,:1] + kept*(1-p[:,:1])
+    return logit((p/seen).clip(1e-7, 1-1e-7))
+
 def at_temperature(held, logits, test_logits):
     "Logits of the test slices at the temperatures that fit the held slices best"
     return test_logits/fit_temperature(expit(np.asarray(logits, float)), held[list(LABELS)].to_numpy(float)).to_numpy()
@@ -76,7 +82,7 @@ def contestants(got, seed):
     trees = boosted(held, x[:,-6:], test, z[:,-6:], seed)
     series = in_context(fit_series(held, x, seed=seed), test, z)[0]
     calibrated = at_temperature(held, x[:,-6:], z[:,-6:]),at_temperature(held, cross_context(held, x, seed=seed)[0], series)
-    return dict(slices=z[:,-6:], smoothed=smooth, boosting=trees, series=series) | dict(zip(('slices, calibrated', 'series, calibrated'), calibrated))
+    return {'slices':z[:,-6:], 'slices, as trained':as_trained(z[:,-6:], got['kept'])} | dict(smoothed=smooth, boosting=trees, series=series) | dict(zip(('slices, calibrated', 'series, calibrated'), calibrated))
 
 def figures(logits, df, seed):
     "Against labels that other readers gave, and against the truth"

@@ -256,8 +256,8 @@ def patient_hash(patient)->str: # 16 hex digits
     return hashlib.sha256(str(patient).encode()).hexdigest()[:16]
 
 # %% ../nbs/10_learner.ipynb #abdb1b36
-def _data_config(dls):
-    res = {}
+def _data_config(dls, begun=()): # hashes of the patients that taught the weights it began with
+    res = dict(begun=dict(patient_hashes=sorted(begun))) if begun else {}
     for name,ds in (('train', dls.train_ds), ('valid', dls.valid_ds)):
         items = getattr(ds, 'items', None)
         if isinstance(items, pd.DataFrame) and len(items):
@@ -289,8 +289,7 @@ def save_model(
     with write_whole(folder/'model.safetensors') as tmp:
         save_file(weights, tmp)
         sha = hashlib.sha256(tmp.read_bytes()).hexdigest()
-    data = _data_config(self.dls) or self.data
-    if self.begun: data = data | dict(begun=dict(patient_hashes=sorted(self.begun)))
+    data = _data_config(self.dls, self.begun) or self.data
     cal = dict(self.calibration or {})
     config = dict(format=1, version=rsna_ich.__version__, arch=self.arch, labels=LABELS, chain=self.chain.config, item_size=self.ct.item_size,
         hu=HU_RULES, temperature=cal.pop('temperature', None), thresholds=cal.pop('thresholds', None), calibration=cal, data=data,
@@ -479,7 +478,7 @@ def train_model(
     dls = _loaders(df, split, store, chain, bs=bs, num_workers=num_workers)
     learn = ich_learner(dls, arch, pretrained=pretrained and start is None, ps=ps)
     if start is not None: learn.start_from(start)
-    learn.negatives_kept,learn.data = kept,_data_config(dls) | ({'begun':dict(patient_hashes=sorted(learn.begun))} if learn.begun else {})
+    learn.negatives_kept,learn.data = kept,_data_config(dls, learn.begun)
     keep,log = Checkpoint(out, what | _belongs_to(learn.data, store)),TrainingLog(Path(out)/'training.csv')
     with plain_logs(learn):
         learn.fit_rapid(epochs, lr=lr, sizes=sizes, body=body, cbs=[log, *([] if ema is None else [WeightEMA(ema)])], keep=keep)

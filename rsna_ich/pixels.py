@@ -22,6 +22,7 @@ from .core import DicomError, progress
 from .archive import is_archive, member_offset
 from .dicom import _used_bits, broken_coding, pixel_flags, read_dicom, read_hu, to_hu
 from .headers import table_root
+from .loops import Threads, can_loop, compiled, in_parts
 
 # %% ../nbs/05_pixels.ipynb #ea264416
 def _refs(arrays, i): return sys.getrefcount(arrays[i])
@@ -86,6 +87,50 @@ def plain_values(
     for i in np.flatnonzero(c.fix): px[i].add_(1000).bitwise_and_(4095).sub_(1000)
     return px
 
+# %% ../nbs/05_pixels.ipynb #3fd46f4d
+@compiled
+def _across(line, k, by, out):
+    "The sum of each `k` values of a line, times `by`; where `k` is written out, several at once"
+    if k == 1:
+        for x in range(len(out)): out[x] = line[x]
+    elif k == 2:
+        for x in range(len(out)): out[x] = (line[2*x] + line[2*x+1])*by
+    else:
+        for x in range(len(out)):
+            total = line[k*x]
+            for j in range(1, k): total += line[k*x+j]
+            out[x] = total*by
+
+@compiled
+def _shrink(px, k, out):
+    "The means over areas of `k` by `k` pixels of [B,n,n]"
+    line,by = np.empty(px.shape[2], np.float32),np.float32(1/k**2)
+    for i in range(len(px)):
+        for y in range(out.shape[1]):
+            line[:] = px[i,k*y]
+            for j in range(1, k):
+                row = px[i,k*y+j]
+                for x in range(len(row)): line[x] += row[x]
+            _across(line, k, by, out[i,y])
+
+@compiled
+def _decode(px, mask, flip, less, slope, intercept, fix, k, out):
+    "`plain_values` of stored slices [B,n,n], the means over `k` by `k` of them, and whole HU of these"
+    plain,line,by = np.empty(px.shape[2], np.int16),np.empty(px.shape[2], np.float32),np.float32(1/k**2)
+    for i in range(len(px)):
+        m,f,l,a,b = mask[i],flip[i],less[i],slope[i],intercept[i]
+        for y in range(out.shape[1]):
+            line[:] = 0
+            for j in range(k):
+                row = px[i,k*y+j]
+                for x in range(len(row)): plain[x] = ((row[x] & m) ^ f) - l
+                if fix[i]:
+                    for x in range(len(plain)): plain[x] = ((plain[x] + 1000) & 4095) - 1000
+                for x in range(len(line)): line[x] += plain[x]
+            hu = out[i,y]
+            _across(line, k, by, hu)
+            for x in range(len(hu)): hu[x] = np.rint(hu[x]*a + b)
+
 # %% ../nbs/05_pixels.ipynb #05bc9390
 _work = Buffers()
 
@@ -109,6 +154,10 @@ def area_mean(
     if n == size: return out.copy_(px)
     if n % size: return out.copy_(F.interpolate(px[:,None].float(), (size, size), mode='area' if n > size else 'bilinear')[:,0])
     k = n//size
+    if can_loop(px):
+        stored,means = px.contiguous().numpy(),out.numpy()
+        in_parts(lambda s: _shrink(stored[s], k, means[s]), len(px))
+        return out
     part = px.reshape(-1, size, k, n)
     rows = new_empty((len(px), size, n), px.device).copy_(part[:,:,0])
     for j in range(1, k): rows += part[:,:,j]
@@ -125,12 +174,13 @@ def stored_to_hu(
 )->torch.Tensor: # [B,1,size,size] float32, whole HU
     "HU of a batch of stored slices, on the device that `px` is on"
     out = new_empty((len(px), 1, size, size), px.device) if out is None else out
-    step = len(px) if px.is_cuda else 4 # on a CPU a few slices stay in the cache
-    for i in range(0, len(px), step):
-        part = slice(i, i+step)
-        hu = area_mean(plain_values(px[part,0], c[part]), size, out[part,0])
-        if (c.slope[part] != 1).any(): hu *= _column(c.slope[part], px)
-        hu.add_(_column(c.intercept[part], px)).round_()
+    if can_loop(px) and px.shape[-1] % size == 0:
+        stored,res = px[:,0].contiguous().numpy(),out[:,0].numpy()
+        in_parts(lambda s: _decode(stored[s], *vars(c[s]).values(), stored.shape[-1]//size, res[s]), len(px))
+        return out
+    hu = area_mean(plain_values(px[:,0], c), size, out[:,0])
+    if (c.slope != 1).any(): hu *= _column(c.slope, px)
+    hu.add_(_column(c.intercept, px)).round_()
     return out
 
 # %% ../nbs/05_pixels.ipynb #860b977e
@@ -185,15 +235,10 @@ class SliceReader:
         self.plain,self.why = plain & (df.rows == self.side).fillna(False).to_numpy(bool),df.error.to_numpy(object)
         self.start,self.nbytes,self.coding = df.pixel_offset.fillna(0).to_numpy(np.int64),df.pixel_bytes.fillna(0).to_numpy(np.int64),Coding.of(df)
         self.lead = np.where(df.transfer_syntax.fillna('') == '1.2.840.10008.1.2.1', 12, 8) # bytes of tag, VR and length in front of the pixels
-        self.threads,self.notes,self.look,self.buffers,self.pool = threads or 2*os.cpu_count(),notes,look,Buffers(pin=True),None
+        self.threads,self.notes,self.look,self.buffers = Threads(threads or 2*os.cpu_count()),notes,look,Buffers(pin=True)
         self.coded = df.reindex(columns=['bits_stored', 'pixel_representation', 'slope', 'intercept', 'flags']).to_numpy(object)
         self.packed = os.path.isfile(self.root) and is_archive(self.root)
     def __len__(self): return len(self.names)
-    def __getstate__(self): return vars(self) | dict(pool=None)
-    def _threads(self):
-        "The pool of this process; threads don't survive a fork"
-        if self.pool is None or self.pool[0] != os.getpid(): self.pool = os.getpid(),ThreadPoolExecutor(self.threads)
-        return self.pool[1]
 
 # %% ../nbs/05_pixels.ipynb #da3d448d
 @patch
@@ -254,9 +299,8 @@ def read(self:SliceReader,
     idxs = np.asarray(idxs)
     px = self.buffers.take((len(idxs), 1, self.side, self.side))
     res = StoredBatch(px, self.coding[idxs], {}, {}, [None]*len(idxs), [None]*len(idxs))
-    rows,todo = px.reshape(len(idxs), -1).view(np.uint8), list(enumerate(idxs))
-    if self.threads == 1: self._some(todo, rows, res)
-    else: list(self._threads().map(self._some, [todo[j::self.threads] for j in range(self.threads)], repeat(rows), repeat(res)))
+    rows,todo,n = px.reshape(len(idxs), -1).view(np.uint8),list(enumerate(idxs)),self.threads.n
+    self.threads.map(self._some, [todo[j::n] for j in range(n)], repeat(rows), repeat(res))
     return res
 
 # %% ../nbs/05_pixels.ipynb #93dbc1f6

@@ -11,6 +11,7 @@ from collections import namedtuple
 from hashlib import sha256
 import numpy as np, pandas as pd
 from .core import DataError, progress
+from .loops import compiled
 from .pixels import SliceReader, ahead
 
 # %% ../nbs/06_stats.ipynb #e949d651
@@ -30,18 +31,20 @@ def hu_hash(
     return h.hexdigest()[:32]
 
 # %% ../nbs/06_stats.ipynb #16b6fb7f
-_BLOCK = 1 << 15 # pixels at a time, which stay in the cache and whose sum fits int32
-
+@compiled
 def _sums(hu):
-    "Of all pixels the sum, the sum of squares, and the sum of the larger one of each two neighbours in a row"
-    total,squares,larger,rows = 0,0,0,max(1, _BLOCK//hu.shape[1])
-    for i in range(0, len(hu), rows):
-        part = hu[i:i+rows]
-        wide = part.astype(np.int32)
-        total += int(wide.sum(dtype=np.int32))
-        squares += int(np.multiply(wide, wide, out=wide).view(np.uint32).sum(dtype=np.uint64))
-        larger += int(np.maximum(part[:,1:], part[:,:-1]).astype(np.int32).sum(dtype=np.int32))
-    return total, squares, larger
+    "Of int16 pixels the sum, the sum of squares, the sum of the larger one of each two neighbours in a row, the least, the most, and how many are strictly within 0 to 80"
+    total,squares,larger,brain,low,high = 0,0,0,0,hu[0,0],hu[0,0]
+    for y in range(len(hu)):
+        row = hu[y]
+        for x in range(len(row)):
+            v = row[x]
+            total += v
+            squares += v*v
+            brain += (v > 0) & (v < 80)
+            low,high = min(low, v),max(high, v)
+        for x in range(1, len(row)): larger += max(row[x], row[x-1])
+    return total, squares, larger, low, high, brain
 
 # %% ../nbs/06_stats.ipynb #435edbea
 STAT_COLS = ('hu_min', 'hu_max', 'hu_mean', 'hu_sd', 'brain', 'roughness', 'hu_hash')
@@ -52,10 +55,10 @@ def slice_stats(
 )->SliceStats: # HU, but for shares, roughness (NaN where nothing varies along the rows' length) and the hash
     "What the pixels of one slice hold, padding included"
     if hu.dtype != np.int16 or hu.ndim != 2 or not hu.size: raise DataError(f"statistics are of a slice in int16 HU [rows,cols], got {hu.dtype} {hu.shape}; use read_hu(path, np.int16)")
-    n,(total,squares,larger) = hu.size,_sums(hu)
+    n,(total,squares,larger,low,high,brain) = hu.size,map(int, _sums(hu))
     sd,steps = math.sqrt(n*squares - total**2)/n,2*larger - 2*total + int(hu[:,[0,-1]].sum(dtype=np.int64))
     rough = steps/(n - len(hu))/sd if sd and hu.shape[1] > 1 else math.nan
-    return SliceStats(int(hu.min()), int(hu.max()), total/n, sd, brain_share(hu), rough, hu_hash(hu))
+    return SliceStats(low, high, total/n, sd, brain/n, rough, hu_hash(hu))
 
 # %% ../nbs/06_stats.ipynb #8cf2b077
 _TYPES = dict(hu_min='Int64', hu_max='Int64', hu_hash='string')

@@ -13,6 +13,7 @@ import numpy as np, pandas as pd, torch
 from torch import nn
 from .core import DataError, progress, write_whole
 from .headers import HEADER_COLS, table_root
+from .loops import can_loop, compiled, in_parts
 from .pixels import SliceReader, ahead, changed_pixels, new_empty
 from .stats import slice_stats, stat_columns
 from .windows import AIR, DENSEST, ClipHU, CropHead, FitSquare
@@ -23,9 +24,27 @@ def hu_levels()->np.ndarray: # [256] float32, rising
     parts = np.linspace(AIR, -154, 33), np.arange(-150, 0, 4), np.arange(0, 101), np.arange(104, 273, 4), np.linspace(320, DENSEST, 41)
     return np.concatenate(parts).astype(np.float32)
 
+@compiled
+def _find(hu, ends, guess, codes):
+    "For each of `hu` how many of `ends` are less; `guess` says it for every whole unit from `AIR` on, and no two ends are closer than that"
+    for i in range(len(hu)):
+        at = hu[i] - np.float32(AIR)
+        k = guess[min(int(at), len(guess)-1)] if at > 0 else 0
+        codes[i] = k + (ends[k] < hu[i])
+
 def to_codes(hu:torch.Tensor, levels:torch.Tensor)->torch.Tensor: # uint8
     "The nearest of `levels` for each value of `hu`"
-    return torch.bucketize(hu, (levels[1:] + levels[:-1])/2).to(torch.uint8)
+    ends = (levels[1:] + levels[:-1])/2
+    if not can_loop(hu): return torch.bucketize(hu, ends).to(torch.uint8)
+    guess,res = torch.bucketize(torch.arange(AIR, DENSEST+1), ends).numpy(),torch.empty(hu.shape, dtype=torch.uint8)
+    px,codes,ends = hu.contiguous().view(-1).numpy(),res.view(-1).numpy(),np.append(ends.numpy(), np.float32(np.inf))
+    in_parts(lambda i: _find(px[i], ends, guess, codes[i]), len(px), 1 << 18)
+    return res
+
+# %% ../nbs/07_store.ipynb #4c1d55ab
+@compiled
+def _look_up(codes, levels, hu):
+    for i in range(len(codes)): hu[i] = levels[codes[i]]
 
 def from_codes(
     levels, # from `hu_levels`, or None where `x` is in HU
@@ -33,9 +52,10 @@ def from_codes(
 )->torch.Tensor: # HU
     "What the values of a store stand for"
     if levels is None: return x
-    if x.device.type != 'cpu': return levels.to(x.device)[x.int()]
+    if not can_loop(x): return levels.to(x.device)[x.int()]
     out = new_empty(x.shape, x.device)
-    np.take(levels.numpy(), x.numpy(), out=out.numpy(), mode='clip')
+    codes,known,hu = x.contiguous().view(-1).numpy(),levels.numpy(),out.view(-1).numpy()
+    in_parts(lambda i: _look_up(codes[i], known, hu[i]), len(codes), 1 << 18)
     return out
 
 # %% ../nbs/07_store.ipynb #c39fdf8d

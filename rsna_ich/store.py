@@ -113,8 +113,11 @@ def fit_batch(
 )->np.ndarray: # [B,size,size] as they are kept
     "Fit the slices of a batch"
     hu = fit(batch.hu(read_size, torch.from_numpy(batch.px).to(device)))[:,0]
-    kept = hu.round().to(torch.int16) if levels is None else to_codes(hu, levels.to(device))
-    return kept.cpu().numpy()
+    if levels is not None: return to_codes(hu, levels.to(device)).cpu().numpy()
+    if not can_loop(hu): return hu.round().to(torch.int16).cpu().numpy()
+    px,kept = hu.numpy(),np.empty(hu.shape, np.int16)
+    in_parts(lambda i: np.rint(px[i], out=kept[i], casting='unsafe'), len(px))
+    return kept
 
 # %% ../nbs/07_store.ipynb #cc286580
 EVERY = 16 # batches between notes

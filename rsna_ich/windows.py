@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from torch import nn, Tensor
 from kornia.contrib.connected_components import connected_components_union_find
 from kornia.enhance import Normalize
-from kornia.filters import gaussian_blur2d
+from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 from scipy.ndimage import label
 from .core import DataError, get_window
 from .loops import can_loop, compiled, in_parts
@@ -188,22 +188,57 @@ def mask(self:CropHead,
     hu, # [B,1,H,W] HU
 )->Tensor: # [B,1,64,64] bool
     "Where the head is, on a coarse grid; nowhere if it is smaller than `min_area`"
-    hu,g = as_hu(hu),self.grid
-    even = hu.shape[-1] == hu.shape[-2] and hu.shape[-1] % g == 0
+    solid,least = self.solid(as_hu(hu)),max(self.min_area*self.grid**2, 1)
+    if can_loop(solid):
+        pieces,n = label(solid.numpy()[:,0], _TOUCHING)
+        size = np.where(np.arange(n+1) > 0, np.bincount(pieces.ravel(), minlength=n+1), 0)[pieces][:,None]
+        return torch.from_numpy((size == size.max((-2,-1), keepdims=True)) & (size >= least))
+    pieces = connected_components_union_find(solid)
+    size = pieces.flatten().bincount().index_fill(0, pieces.new_zeros(1), 0)[pieces]
+    return (size == size.amax((-2,-1), keepdim=True)) & (size >= least)
+
+_TOUCHING = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))]) # pixels of one piece: neighbours in their slice, at corners too
+
+@patch
+def solid(self:CropHead, hu):
+    "Which cells of the grid lie in what is denser than `tissue` and not thin, [B,1,64,64] bool"
+    (h,w),g = hu.shape[-2:],self.grid
+    even = h == w and h % g == 0
+    if even and can_loop(hu):
+        px,res = hu[:,0].contiguous().numpy(),np.empty((len(hu), g, g), bool)
+        in_parts(lambda i: _solid(px[i], np.float32(self.tissue), _BLUR.numpy(), res[i]), len(hu))
+        return torch.from_numpy(res)[:,None]
     dense = area_mean(hu[:,0] > self.tissue, g)[:,None] if even else F.adaptive_avg_pool2d((hu > self.tissue).float(), g)
-    with torch.autocast(dense.device.type, enabled=False): solid = gaussian_blur2d(dense, 7, (1., 1.), 'replicate') > .5
-    pieces = _pieces(solid)
-    area = pieces.flatten().bincount().index_fill(0, pieces.new_zeros(1), 0)[pieces]
-    return solid & (area == area.amax((-2,-1), keepdim=True)) & (area >= self.min_area*self.grid**2)
+    with torch.autocast(dense.device.type, enabled=False): return filter2d_separable(dense, _BLUR[None], _BLUR[None], 'replicate') > .5
 
-_TOUCHING = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))]) # pixels that belong together: neighbours in their slice, corners too
+# %% ../nbs/06_windows.ipynb #5bfaba5c
+_BLUR = get_gaussian_kernel1d(7, 1.)[0] # [7], by one cell of the grid
 
-def _pieces(
-    solid, # [B,1,H,W] bool
-)->Tensor: # [B,1,H,W] int64, another number for each connected piece, 0 outside
-    "Number what hangs together"
-    if can_loop(solid): return torch.from_numpy(label(solid[:,0].numpy(), _TOUCHING)[0]).long()[:,None]
-    return connected_components_union_find(solid)
+@compiled
+def _solid(hu, tissue, blur, out):
+    "Of slices [B,n,n] the shares of a grid's cells [g,g] that are denser than `tissue`, blurred along x and then y: which are above a half"
+    g,n,r,one,none = out.shape[1],hu.shape[1],len(blur)//2,np.float32(1),np.float32(0)
+    k,line,share,wide = n//g,np.empty(n, np.float32),np.empty(g+2*r, np.float32),np.empty((g, g), np.float32)
+    for i in range(len(hu)):
+        for y in range(g):
+            line[:] = 0
+            for j in range(k):
+                row = hu[i,k*y+j]
+                for x in range(len(row)): line[x] += one if row[x] > tissue else none
+            for x in range(g):
+                total = none
+                for j in range(k): total += line[k*x+j]
+                share[r+x] = total/(k*k)
+            share[:r],share[r+g:] = share[r],share[r+g-1]
+            wide[y] = 0
+            for j in range(len(blur)):
+                for x in range(g): wide[y,x] += blur[j]*share[x+j]
+        for y in range(g):
+            line[:g] = 0
+            for j in range(len(blur)):
+                row = wide[min(max(y+j-r, 0), g-1)]
+                for x in range(g): line[x] += blur[j]*row[x]
+            for x in range(g): out[i,y,x] = line[x] > .5
 
 # %% ../nbs/06_windows.ipynb #e0695a70
 @patch
@@ -212,8 +247,9 @@ def boxes(self:CropHead,
 )->Tensor: # [B,4] x0, y0, x1, y1 in pixels of `hu`, possibly a little outside it
     "The square that is cut out of each slice: around the head, or the whole picture where none was found"
     m, (h, w) = self.mask(hu).squeeze(1), hu.shape[-2:]
-    x,y = (torch.stack(_span(m.any(d)))*n for d,n in ((-2, w), (-1, h)))
-    found, whole = m.any(-1).any(-1), max(h, w)
+    across,down = (torch.from_numpy(m.numpy().any(d)) if can_loop(m) else m.any(d) for d in (-2, -1)) # torch's threads would wait for those that read
+    x,y = torch.stack(_span(across))*w,torch.stack(_span(down))*h
+    found, whole = down.any(-1), max(h, w)
     side = torch.maximum(x[1]-x[0], y[1]-y[0]) * (1+2*self.margin)
     half = torch.where(found, side.clamp(self.min_side*whole, whole), whole) / 2
     cx,cy = x.mean(0),y.mean(0)
@@ -334,7 +370,13 @@ class Augment(HUModule):
 # %% ../nbs/06_windows.ipynb #8de2776a
 class ClipHU(HUModule):
     "Keep HU within `AIR` and `DENSEST`"
-    def encodes(self, hu): return hu.clamp(AIR, DENSEST) if hu.requires_grad else torch.clamp(hu, AIR, DENSEST, out=new_empty(hu.shape, hu.device))
+    def encodes(self, hu):
+        if hu.requires_grad: return hu.clamp(AIR, DENSEST)
+        out = new_empty(hu.shape, hu.device)
+        if not can_loop(hu): return torch.clamp(hu, AIR, DENSEST, out=out)
+        px,res = hu.numpy(),out.numpy()
+        in_parts(lambda i: np.clip(px[i], AIR, DENSEST, out=res[i]), len(hu))
+        return out
 
 class Concat(nn.ModuleList):
     "Run modules on the same batch and put their channels side by side"

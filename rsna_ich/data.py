@@ -20,6 +20,7 @@ from .core import DataError, LABELS
 from .dicom import window_hu
 from .headers import in_slice_order, scan_paths, slice_position, table_root
 from .labels import _some
+from .loops import in_parts
 from .pixels import Buffers, SliceReader, ahead, read_slice
 from .splits import PatientSplitter
 from .store import from_codes, sample_negatives
@@ -152,7 +153,8 @@ class StoreSlices:
     def fetch(self, idxs):
         "As `FileSlices.fetch`; a store has no slices that can't be read"
         kept = self.store.pixels
-        px = np.take(kept, self.rows[idxs], axis=0, out=self.buffers.take((len(idxs), *kept.shape[1:]), kept.dtype), mode='clip') # or `out` would be buffered
+        rows,px = self.rows[idxs],self.buffers.take((len(idxs), *kept.shape[1:]), kept.dtype)
+        in_parts(lambda i: np.take(kept, rows[i], axis=0, out=px[i], mode='clip'), len(rows)) # or `out` would be buffered
         return _as_stored(torch.from_numpy(px)[:,None], partial(from_codes, self.store.levels)), []
 
 # %% ../nbs/08_data.ipynb #00f096d8

@@ -1,0 +1,123 @@
+"The compiled loops say what torch's operations say; threads, forks, and a disk that can't be written to"
+import pickle, subprocess, sys
+from contextlib import contextmanager
+from multiprocessing import get_context
+from unittest.mock import patch
+import numba, numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
+from rsna_ich import loops, pixels, store, windows
+from rsna_ich.loops import Threads, compiled, in_parts
+from rsna_ich.pixels import Coding, area_mean, stored_to_hu
+from rsna_ich.store import from_codes, hu_levels, to_codes
+from rsna_ich.windows import AIR, DENSEST, CTTransform, CropHead, RandomWindow, Window
+
+@contextmanager
+def whole_batches():
+    "Torch's operations in place of the loops"
+    with patch.object(pixels, 'can_loop', lambda _: False), patch.object(windows, 'can_loop', lambda _: False), patch.object(store, 'can_loop', lambda _: False): yield
+
+def both(f):
+    with torch.no_grad():
+        loop = f().clone()
+        with whole_batches(): return loop, f().clone()
+
+def head(h, w, seed, n=3):
+    "Blobs of tissue and bone in air, with noise, [n,1,h,w] float32"
+    rng = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(n, 1, 6, 6, generator=rng)*800 + torch.linspace(-600, 300, n)[:,None,None,None]
+    return (torch.nn.functional.interpolate(coarse, (h, w), mode='bicubic') + 20*torch.randn(n, 1, h, w, generator=rng)).clamp(-3024, 32767)
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 6), st.integers(1, 5), st.integers(0, 99), st.sampled_from([torch.int16, torch.float32, torch.bool]))
+def test_means_over_areas(size, k, n, seed, dtype):
+    x = torch.from_numpy(np.random.default_rng(seed).integers(-3000, 3000, (n, size*k, size*k))).to(dtype)
+    torch.testing.assert_close(*both(lambda: area_mean(x, size)), rtol=0, atol=0)
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(-32768, 32767)]*3, st.sampled_from([1., .5, -1., 3.]), st.sampled_from([0., -1024., .25]), st.booleans()), min_size=1, max_size=5),
+    st.integers(1, 4), st.integers(1, 5), st.integers(0, 99))
+def test_hu_of_any_coding(codings, size, k, seed):
+    mask,flip,less,slope,intercept,fix = zip(*codings)
+    c = Coding(*(np.array(o, np.int16) for o in (mask, flip, less)), np.array(slope, np.float32), np.array(intercept, np.float32), np.array(fix))
+    px = torch.from_numpy(np.random.default_rng(seed).integers(-32768, 32768, (len(codings), 1, size*k, size*k)).astype(np.int16))
+    torch.testing.assert_close(*both(lambda: stored_to_hu(px.clone(), c, size)), rtol=0, atol=0)
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 40), st.sampled_from([torch.int16, torch.float32]), st.sampled_from([Window, RandomWindow]), st.integers(0, 99))
+def test_windows(n, h, w, dtype, kind, seed):
+    x,win = head(h, w, seed, n).to(dtype),kind(['brain', (300, 10), 'subdural'], mean=[.4, .5, .6], std=[.2, .3, .4])
+    def shaded():
+        torch.manual_seed(seed)
+        return win(x)
+    torch.testing.assert_close(*both(shaded), rtol=0, atol=2e-5)
+
+def test_a_nan_stays_one():
+    x = torch.tensor([[[[float('nan'), 40., float('inf'), -float('inf')]]]])
+    for got in both(lambda: Window(['brain'])(x)): torch.testing.assert_close(got.flatten(), torch.tensor([float('nan'), .5, 1., 0.]), equal_nan=True)
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from([(64, 64), (128, 128), (192, 192), (100, 100), (90, 64), (64, 130)]), st.integers(0, 999))
+def test_where_the_head_is(shape, seed):
+    x,crop = head(*shape, seed),CropHead(32)
+    assert torch.equal(*both(lambda: crop.mask(x)))
+    torch.testing.assert_close(*both(lambda: crop.boxes(x)), rtol=0, atol=1e-4)
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(3, 70), st.integers(3, 70), st.integers(1, 50), st.tuples(*[st.floats(-40, 110)]*2), st.floats(1, 150), st.sampled_from([None, (0, 80), (-50., 500.)]), st.integers(0, 99))
+def test_what_is_cut_out(h, w, size, corner, side, within, seed):
+    "Squares that reach beyond the picture or miss it too"
+    x,crop = head(h, w, seed),CropHead(size, within=within)
+    crop.boxes = lambda hu: torch.tensor([[*corner, corner[0]+side, corner[1]+side]]).expand(len(hu), 4)
+    torch.testing.assert_close(*both(lambda: crop(x)), rtol=0, atol=1.)
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([(48, None), (None, True), (64, True), (32, dict(within=(0, 80)))]), st.sampled_from([64, 96, 128]), st.integers(0, 99))
+def test_the_whole_chain(how, side, seed):
+    chain,x = CTTransform(how[0], crop=how[1] or False, mean=.45, std=.22).eval(),head(side, side, seed)
+    torch.testing.assert_close(*both(lambda: chain(x)), rtol=0, atol=.02)
+
+@given(st.lists(st.floats(-2000, 4000, width=32), min_size=1, max_size=50))
+def test_codes(hu):
+    levels = torch.from_numpy(hu_levels())
+    x = torch.tensor(hu + levels.tolist() + ((levels[1:] + levels[:-1])/2).tolist() + [AIR, DENSEST])
+    codes = both(lambda: to_codes(x, levels))
+    assert torch.equal(*codes)
+    assert torch.equal(*both(lambda: from_codes(levels, codes[0].reshape(-1, 1))))
+
+def test_gradients_and_compiled_graphs_go_through_torch():
+    x = head(64, 64, 0).requires_grad_()
+    CTTransform(32, crop=True).eval()(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+    step = CTTransform(32, crop=True).eval()
+    with torch.no_grad(): torch.testing.assert_close(torch.compile(lambda o: step.steps.channels(o), backend='eager')(x), step.steps.channels(x), rtol=0, atol=1e-5)
+
+@pytest.mark.parametrize('n', [1, 2, 3, 7])
+def test_any_number_of_threads_gives_the_same(n):
+    x,chain,before = head(128, 128, 5, 21),CTTransform(48, crop=True).eval(),torch.get_num_threads()
+    want = chain(x).clone()
+    try:
+        torch.set_num_threads(n)
+        assert torch.equal(chain(x), want)
+    finally: torch.set_num_threads(before)
+
+def test_what_fails_in_a_thread_is_raised():
+    def f(i): raise ValueError(f'{i}')
+    with pytest.raises(ValueError): Threads(2).map(f, [1, 2])
+    with pytest.raises(ValueError): in_parts(f, 64)
+
+def test_a_pool_goes_on_in_a_pickle_and_after_a_fork():
+    pool = Threads(2)
+    assert pool.map(abs, [-1]) == pickle.loads(pickle.dumps(pool)).map(abs, [-1]) == [1]
+    with get_context('fork').Pool(1) as p: assert p.apply_async(pool.map, (abs, [-2])).get(timeout=60) == [2]
+
+def test_nowhere_to_keep_what_was_compiled():
+    kept = numba.njit
+    def njit(f, cache=False, **kwargs):
+        if cache: raise RuntimeError('cannot cache function: no locator available')
+        return kept(f, **kwargs)
+    with patch.object(loops, 'njit', njit): double = compiled(lambda x: 2*x)
+    assert double(3) == 6
+
+def test_importing_compiles_nothing():
+    code = 'import rsna_ich.pixels, rsna_ich.stats, rsna_ich.store, rsna_ich.windows as w; import sys; sys.exit(len(w._grey.signatures))'
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0

@@ -33,9 +33,11 @@ def test_means_over_areas(size, k, n, seed, dtype):
     x = torch.from_numpy(np.random.default_rng(seed).integers(-3000, 3000, (n, size*k, size*k))).to(dtype)
     torch.testing.assert_close(*both(lambda: area_mean(x, size)), rtol=0, atol=0)
 
+int16s = st.integers(-32768, 32767)
+codings = st.tuples(int16s, int16s, int16s, st.sampled_from([1., .5, -1., 3.]), st.sampled_from([0., -1024., .25]), st.booleans())
+
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(*[st.integers(-32768, 32767)]*3, st.sampled_from([1., .5, -1., 3.]), st.sampled_from([0., -1024., .25]), st.booleans()), min_size=1, max_size=5),
-    st.integers(1, 4), st.integers(1, 5), st.integers(0, 99))
+@given(st.lists(codings, min_size=1, max_size=5), st.integers(1, 4), st.integers(1, 5), st.integers(0, 99))
 def test_hu_of_any_coding(codings, size, k, seed):
     mask,flip,less,slope,intercept,fix = zip(*codings)
     c = Coding(*(np.array(o, np.int16) for o in (mask, flip, less)), np.array(slope, np.float32), np.array(intercept, np.float32), np.array(fix))
@@ -43,9 +45,9 @@ def test_hu_of_any_coding(codings, size, k, seed):
     torch.testing.assert_close(*both(lambda: stored_to_hu(px.clone(), c, size)), rtol=0, atol=0)
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 40), st.sampled_from([torch.int16, torch.float32]), st.sampled_from([Window, RandomWindow]), st.integers(0, 99))
-def test_windows(n, h, w, dtype, kind, seed):
-    x,win = head(h, w, seed, n).to(dtype),kind(['brain', (300, 10), 'subdural'], mean=[.4, .5, .6], std=[.2, .3, .4])
+@given(st.integers(1, 6), st.tuples(*[st.integers(1, 40)]*2), st.booleans(), st.sampled_from([Window, RandomWindow]), st.integers(0, 99))
+def test_windows(n, shape, whole, kind, seed):
+    x,win = head(*shape, seed, n).to(torch.int16 if whole else torch.float32),kind(['brain', (300, 10), 'subdural'], mean=[.4, .5, .6], std=[.2, .3, .4])
     def shaded():
         torch.manual_seed(seed)
         return win(x)
@@ -63,10 +65,11 @@ def test_where_the_head_is(shape, seed):
     torch.testing.assert_close(*both(lambda: crop.boxes(x)), rtol=0, atol=1e-4)
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(3, 70), st.integers(3, 70), st.integers(1, 50), st.tuples(*[st.floats(-40, 110)]*2), st.floats(1, 150), st.sampled_from([None, (0, 80), (-50., 500.)]), st.integers(0, 99))
-def test_what_is_cut_out(h, w, size, corner, side, within, seed):
+@given(st.tuples(*[st.integers(3, 70)]*2), st.integers(1, 50), st.tuples(*[st.floats(-40, 110)]*2), st.floats(1, 150),
+    st.sampled_from([None, (0, 80), (-50., 500.)]), st.integers(0, 99))
+def test_what_is_cut_out(shape, size, corner, side, within, seed):
     "Squares that reach beyond the picture or miss it too"
-    x,crop = head(h, w, seed),CropHead(size, within=within)
+    x,crop = head(*shape, seed),CropHead(size, within=within)
     crop.boxes = lambda hu: torch.tensor([[*corner, corner[0]+side, corner[1]+side]]).expand(len(hu), 4)
     torch.testing.assert_close(*both(lambda: crop(x)), rtol=0, atol=1.)
 

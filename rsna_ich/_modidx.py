@@ -1036,6 +1036,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'rsna_ich.windows._places': ('windows.html#_places', 'rsna_ich/windows.py'),
                                   'rsna_ich.windows._plain': ('windows.html#_plain', 'rsna_ich/windows.py'),
                                   'rsna_ich.windows._sample': ('windows.html#_sample', 'rsna_ich/windows.py'),
+                                  'rsna_ich.windows._scaled': ('windows.html#_scaled', 'rsna_ich/windows.py'),
                                   'rsna_ich.windows._solid': ('windows.html#_solid', 'rsna_ich/windows.py'),
                                   'rsna_ich.windows._span': ('windows.html#_span', 'rsna_ich/windows.py'),
                                   'rsna_ich.windows.as_hu': ('windows.html#as_hu', 'rsna_ich/windows.py'),

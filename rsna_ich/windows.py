@@ -152,9 +152,28 @@ class HistScale(HUModule):
         return cls(freqhist_bins(hu, **kwargs))
 
 # %% ../nbs/06_windows.ipynb #67ffef7c
+@compiled
+def _scaled(hu, bins, guess, out):
+    "Where values lie on the scale 0..1 of which each bin has an equal share; `guess` says how many edges are below each whole unit from the first edge on"
+    n = len(bins) - 1
+    for i in range(len(hu)):
+        at = hu[i] - bins[0]
+        k = guess[int(min(at, np.float32(len(guess)-1)))] if at > 0 else 0
+        while k <= n and bins[k] < hu[i]: k += 1
+        k = min(max(k, 1), n)
+        v = (np.float32(k-1) + (hu[i]-bins[k-1])/(bins[k]-bins[k-1])) / np.float32(n)
+        v = np.float32(0) if v < 0 else v
+        out[i] = np.float32(1) if v > 1 else v
+
 @patch
 def encodes(self:HistScale, hu):
     bins, n = self.bins.float(), len(self.bins)-1
+    if can_loop(hu):
+        out = new_empty(hu.shape, hu.device)
+        px,edges,res = hu.contiguous().view(-1).numpy(),bins.numpy(),out.view(-1).numpy()
+        guess = np.searchsorted(edges, np.arange(edges[0], edges[-1], dtype=np.float32))
+        in_parts(lambda i: _scaled(px[i], edges, guess, res[i]), len(px), 1 << 14)
+        return out
     i = torch.bucketize(hu, bins).clamp(1, n)
     lo,hi = bins[i-1],bins[i]
     return ((i - 1 + (hu-lo)/(hi-lo)) / n).clamp(0, 1)

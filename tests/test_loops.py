@@ -9,7 +9,7 @@ from rsna_ich import loops, pixels, store, windows
 from rsna_ich.loops import Threads, compiled, in_parts
 from rsna_ich.pixels import Coding, area_mean, stored_to_hu
 from rsna_ich.store import from_codes, hu_levels, to_codes
-from rsna_ich.windows import AIR, DENSEST, CTTransform, CropHead, RandomWindow, Window
+from rsna_ich.windows import AIR, DENSEST, CTTransform, CropHead, HistScale, RandomWindow, Window
 
 @contextmanager
 def whole_batches():
@@ -52,6 +52,12 @@ def test_windows(n, shape, whole, kind, seed):
         torch.manual_seed(seed)
         return win(x)
     torch.testing.assert_close(*both(shaded), rtol=0, atol=2e-5)
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(-1000, 3000), min_size=2, max_size=60, unique=True), st.integers(0, 99))
+def test_histogram_scale(bins, seed):
+    x,scale = head(30, 40, seed).round(),HistScale(sorted(bins))
+    torch.testing.assert_close(*both(lambda: scale(x)), rtol=0, atol=1e-6)
 
 def test_a_nan_stays_one():
     x = torch.tensor([[[[float('nan'), 40., float('inf'), -float('inf')]]]])

@@ -18,7 +18,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from torch.nn import functional as F
 from torch.utils.data import get_worker_info
-from .core import DicomError, progress
+from .core import DataError, DicomError, progress
 from .archive import is_archive, member_offset
 from .dicom import _used_bits, broken_coding, pixel_flags, read_dicom, read_hu, to_hu
 from .headers import table_root
@@ -145,18 +145,18 @@ def new_empty(
 def area_mean(
     px:torch.Tensor, # [B,n,n] of any real dtype
     size:int, # pixels a side of the result
-    out:torch.Tensor=None, # [B,size,size] float32 to write to; a new one when None
 )->torch.Tensor: # [B,size,size] float32
     "Resize square slices, by the mean over areas when they get smaller"
     n = px.shape[-1]
+    if px.shape[1:] != (n, n): raise DataError(f"only square slices [B,n,n] can be resized, got {list(px.shape)}; use to_square or FitSquare")
     if px.requires_grad: return F.interpolate(px[:,None], (size, size), mode='area' if n > size else 'bilinear')[:,0]
-    out = new_empty((len(px), size, size), px.device) if out is None else out
+    out = new_empty((len(px), size, size), px.device)
     if n == size: return out.copy_(px)
     if n % size: return out.copy_(F.interpolate(px[:,None].float(), (size, size), mode='area' if n > size else 'bilinear')[:,0])
     k = n//size
     if can_loop(px):
-        stored,means = px.contiguous().numpy(),out.numpy()
-        in_parts(lambda s: _shrink(stored[s], k, means[s]), len(px))
+        values,means = px.contiguous().numpy(),out.numpy()
+        in_parts(lambda i: _shrink(values[i], k, means[i]), len(px))
         return out
     part = px.reshape(-1, size, k, n)
     rows = new_empty((len(px), size, n), px.device).copy_(part[:,:,0])
@@ -167,21 +167,21 @@ def area_mean(
     return out.mul_(1/k**2)
 
 def stored_to_hu(
-    px:torch.Tensor, # [B,1,n,n] int16, stored; changed in place
+    px:torch.Tensor, # [B,1,n,n] int16, stored; may be changed in place
     c:Coding, # of the B slices
     size:int, # pixels a side of the result
-    out:torch.Tensor=None, # [B,1,size,size] float32 to write to; a new one when None
 )->torch.Tensor: # [B,1,size,size] float32, whole HU
     "HU of a batch of stored slices, on the device that `px` is on"
-    out = new_empty((len(px), 1, size, size), px.device) if out is None else out
-    if can_loop(px) and px.shape[-1] % size == 0:
-        stored,res = px[:,0].contiguous().numpy(),out[:,0].numpy()
-        in_parts(lambda s: _decode(stored[s], *vars(c[s]).values(), stored.shape[-1]//size, res[s]), len(px))
+    n = px.shape[-1]
+    if px.dtype != torch.int16 or px.shape != (len(c), 1, n, n): raise DataError(f"{len(c)} codings are of so many slices [B,1,n,n] in int16, got {px.dtype} {list(px.shape)}")
+    if can_loop(px) and n % size == 0:
+        out = new_empty((len(px), 1, size, size), px.device)
+        stored,hu = px[:,0].contiguous().numpy(),out[:,0].numpy()
+        in_parts(lambda i: _decode(stored[i], *vars(c[i]).values(), n//size, hu[i]), len(px))
         return out
-    hu = area_mean(plain_values(px[:,0], c), size, out[:,0])
+    hu = area_mean(plain_values(px[:,0], c), size)
     if (c.slope != 1).any(): hu *= _column(c.slope, px)
-    hu.add_(_column(c.intercept, px)).round_()
-    return out
+    return hu.add_(_column(c.intercept, px)).round_()[:,None]
 
 # %% ../nbs/05_pixels.ipynb #860b977e
 AIR_HU = -1000 # what fills a slice that isn't square
@@ -308,11 +308,10 @@ def read(self:SliceReader,
 def hu(self:StoredBatch,
     size:int, # pixels a side
     px:torch.Tensor=None, # `px` on another device
-    out:torch.Tensor=None, # [B,1,size,size] float32 to write to
 )->torch.Tensor: # [B,1,size,size] float32, whole HU; air where a slice couldn't be read
     "The batch in HU"
     px = torch.from_numpy(self.px) if px is None else px
-    hu = stored_to_hu(px, self.coding, size, out)
+    hu = stored_to_hu(px, self.coding, size)
     for k,x in self.done.items(): hu[k] = x.to(hu)
     for k in self.errors: hu[k] = AIR_HU
     return hu

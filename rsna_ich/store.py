@@ -52,7 +52,7 @@ def from_codes(
 )->torch.Tensor: # HU
     "What the values of a store stand for"
     if levels is None: return x
-    if not can_loop(x): return levels.to(x.device)[x.int()]
+    if not can_loop(x) or x.dtype != torch.uint8: return levels.to(x.device)[x.int()]
     out = new_empty(x.shape, x.device)
     codes,known,hu = x.contiguous().view(-1).numpy(),levels.numpy(),out.view(-1).numpy()
     in_parts(lambda i: _look_up(codes[i], known, hu[i]), len(codes), 1 << 18)

@@ -171,7 +171,7 @@ def encodes(self:HistScale, hu):
     if can_loop(hu):
         out = new_empty(hu.shape, hu.device)
         px,edges,res = hu.contiguous().view(-1).numpy(),bins.numpy(),out.view(-1).numpy()
-        guess = np.searchsorted(edges, np.arange(edges[0], edges[-1], dtype=np.float32))
+        guess = np.searchsorted(edges, edges[0] + np.arange(min(edges[-1]-edges[0], 1 << 16), dtype=np.float32))
         in_parts(lambda i: _scaled(px[i], edges, guess, res[i]), len(px), 1 << 14)
         return out
     i = torch.bucketize(hu, bins).clamp(1, n)
@@ -292,7 +292,8 @@ def _places(lo, hi, side, before, share):
     "Where samples [fine,size] between `lo` and `hi` lie in a line with a pixel of air at both ends: the pixel before each, and how much of the next there is in it"
     fine,size = before.shape
     for j in range(fine*size):
-        at = min(max(((lo + (hi-lo)*(j+.5)/(fine*size) + 1)*side + 1)/2, 0.), side+1.)
+        at = ((lo + (hi-lo)*(j+.5)/(fine*size) + 1)*side + 1)/2
+        at = min(at, side+1.) if at > 0 else 0.
         first = min(int(at), side)
         before[j%fine,j//fine],share[j%fine,j//fine] = first,at-first
 

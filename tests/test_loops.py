@@ -6,6 +6,7 @@ from unittest.mock import patch
 import numba, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from rsna_ich import loops, pixels, store, windows
+from rsna_ich.core import DataError
 from rsna_ich.loops import Threads, compiled, in_parts
 from rsna_ich.pixels import Coding, area_mean, stored_to_hu
 from rsna_ich.store import from_codes, hu_levels, to_codes
@@ -85,6 +86,7 @@ def test_the_whole_chain(how, side, seed):
     chain,x = CTTransform(how[0], crop=how[1] or False, mean=.45, std=.22).eval(),head(side, side, seed)
     torch.testing.assert_close(*both(lambda: chain(x)), rtol=0, atol=.02)
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-2000, 4000, width=32), min_size=1, max_size=50))
 def test_codes(hu):
     levels = torch.from_numpy(hu_levels())
@@ -92,6 +94,15 @@ def test_codes(hu):
     codes = both(lambda: to_codes(x, levels))
     assert torch.equal(*codes)
     assert torch.equal(*both(lambda: from_codes(levels, codes[0].reshape(-1, 1))))
+
+def test_what_a_loop_would_read_beyond_is_refused():
+    with pytest.raises(DataError, match='only square'): area_mean(torch.zeros(2, 4, 8), 4)
+    good = Coding(*np.zeros((3, 2), np.int16), *np.ones((2, 2), np.float32), np.zeros(2, bool))
+    for px in (torch.zeros(3, 1, 4, 4), torch.zeros(2, 1, 4, 8), torch.zeros(2, 4, 4)):
+        with pytest.raises(DataError, match='2 codings'): stored_to_hu(px.short(), good, 4)
+    with pytest.raises(DataError, match='int16'): stored_to_hu(torch.zeros(2, 1, 4, 4), good, 4)
+    with pytest.raises(IndexError): from_codes(torch.from_numpy(hu_levels()), torch.tensor([256], dtype=torch.int16))
+    assert HistScale([-1e9, 0., 100.])(torch.full((1, 1, 1, 1), 50.)).item() == .75
 
 def test_gradients_and_compiled_graphs_go_through_torch():
     x = head(64, 64, 0).requires_grad_()

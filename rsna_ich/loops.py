@@ -7,26 +7,42 @@ __all__ = ['compiled', 'can_loop', 'Threads', 'in_parts']
 
 # %% ../nbs/05_loops.ipynb #519527e8
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import local
 import torch
 from numba import njit
+from numba.core.compiler_lock import global_compiler_lock
 
 # %% ../nbs/05_loops.ipynb #7b0cf9eb
+def _or_none(f):
+    "`f`, that gives None where it fails"
+    def tried(*args):
+        try: return f(*args)
+        except Exception: return None
+    return tried
+
 def compiled(
     f, # takes arrays and numbers, and puts its results in arrays or returns numbers
 ):
     "Make machine code of a loop"
-    try: return njit(f, nogil=True, error_model='numpy', cache=True)
+    try: res = njit(f, nogil=True, error_model='numpy', cache=True)
     except RuntimeError: return njit(f, nogil=True, error_model='numpy') # there is no place to keep it
+    for name in ('load_overload', 'save_overload'): setattr(res._cache, name, _or_none(getattr(res._cache, name))) # a full disk, a file that a power cut left empty
+    return res
+
+if hasattr(os, 'register_at_fork'): # or numba's lock might stay closed in a child
+    os.register_at_fork(before=global_compiler_lock.acquire, after_in_parent=global_compiler_lock.release, after_in_child=global_compiler_lock.release)
 
 # %% ../nbs/05_loops.ipynb #880eb561
 def can_loop(
     x:torch.Tensor, # what the loop would go over
 )->bool:
     "May a compiled loop stand in for torch's operations?"
-    return x.device.type == 'cpu' and not x.requires_grad and not torch.compiler.is_compiling()
+    return x.device.type == 'cpu' and not (x.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing())
 
 # %% ../nbs/05_loops.ipynb #beaf3ac3
+_here = local()
+
 class Threads:
     "A pool of threads for this process"
     def __init__(self,
@@ -34,19 +50,22 @@ class Threads:
     ):
         self.n,self.pool = n,None
     def __reduce__(self): return Threads, (self.n,)
+    def _enter(self): _here.pool = self
     def map(self, f, *its)->list:
-        "As `map`, in the threads; returns when all is done, and raises what `f` raises"
-        if self.n == 1: return list(map(f, *its))
-        if self.pool is None or self.pool[0] != os.getpid(): self.pool = os.getpid(),ThreadPoolExecutor(self.n)
-        return list(self.pool[1].map(f, *its))
+        "As `map`, in the threads, or in this one if it is one of them; returns when all is done, and raises what `f` raised first in order"
+        if self.n == 1 or getattr(_here, 'pool', None) is self: return list(map(f, *its))
+        if self.pool is None or self.pool[0] != os.getpid(): self.pool = os.getpid(),ThreadPoolExecutor(self.n, initializer=self._enter)
+        jobs = [self.pool[1].submit(f, *o) for o in zip(*its)]
+        wait(jobs)
+        return [o.result() for o in jobs]
 
 # %% ../nbs/05_loops.ipynb #48f429b0
 _threads = Threads(os.cpu_count() or 1)
 
 def in_parts(
     f, # called with slices that make up `range(n)`
-    n:int, # slices of CT
-    least:int=4, # in a part
+    n:int, # slices, or whatever is to be shared out
+    least:int=4, # of them in a part
 ):
     "Share a batch between as many threads as torch uses"
     k = max(1, min(torch.get_num_threads(), n//least))

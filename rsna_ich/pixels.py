@@ -148,14 +148,14 @@ def area_mean(
 )->torch.Tensor: # [B,size,size] float32
     "Resize square slices, by the mean over areas when they get smaller"
     n = px.shape[-1]
-    if px.shape[1:] != (n, n): raise DataError(f"only square slices [B,n,n] can be resized, got {list(px.shape)}; use to_square or FitSquare")
+    if px.shape[1:] != (n, n) or not n: raise DataError(f"only square slices [B,n,n] can be resized, got {list(px.shape)}; use to_square or FitSquare")
     if px.requires_grad: return F.interpolate(px[:,None], (size, size), mode='area' if n > size else 'bilinear')[:,0]
     out = new_empty((len(px), size, size), px.device)
     if n == size: return out.copy_(px)
     if n % size: return out.copy_(F.interpolate(px[:,None].float(), (size, size), mode='area' if n > size else 'bilinear')[:,0])
     k = n//size
     if can_loop(px):
-        values,means = px.contiguous().numpy(),out.numpy()
+        values,means = (px.float() if px.is_floating_point() else px).contiguous().numpy(),out.numpy()
         in_parts(lambda i: _shrink(values[i], k, means[i]), len(px))
         return out
     part = px.reshape(-1, size, k, n)
@@ -173,7 +173,8 @@ def stored_to_hu(
 )->torch.Tensor: # [B,1,size,size] float32, whole HU
     "HU of a batch of stored slices, on the device that `px` is on"
     n = px.shape[-1]
-    if px.dtype != torch.int16 or px.shape != (len(c), 1, n, n): raise DataError(f"{len(c)} codings are of so many slices [B,1,n,n] in int16, got {px.dtype} {list(px.shape)}")
+    if px.dtype != torch.int16 or px.shape != (len(c), 1, n, n) or not n or len({len(o) for o in vars(c).values()}) > 1:
+        raise DataError(f"stored slices are int16 [{len(c)},1,n,n] for {len(c)} codings, got {px.dtype} {list(px.shape)}; pass the pixels and the coding of one batch")
     if can_loop(px) and n % size == 0:
         out = new_empty((len(px), 1, size, size), px.device)
         stored,hu = px[:,0].contiguous().numpy(),out[:,0].numpy()

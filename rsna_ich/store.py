@@ -27,15 +27,16 @@ def hu_levels()->np.ndarray: # [256] float32, rising
 @compiled
 def _find(hu, ends, guess, codes):
     "For each of `hu` how many of `ends` are less; `guess` says it for every whole unit from `AIR` on, and no two ends are closer than that"
+    last = np.float32(len(guess)-1)
     for i in range(len(hu)):
         at = hu[i] - np.float32(AIR)
-        k = guess[min(int(at), len(guess)-1)] if at > 0 else 0
+        k = 0 if at <= 0 else guess[int(at if at < last else last)]
         codes[i] = k + (ends[k] < hu[i])
 
 def to_codes(hu:torch.Tensor, levels:torch.Tensor)->torch.Tensor: # uint8
     "The nearest of `levels` for each value of `hu`"
     ends = (levels[1:] + levels[:-1])/2
-    if not can_loop(hu): return torch.bucketize(hu, ends).to(torch.uint8)
+    if not can_loop(hu) or (ends.diff() < 1).any(): return torch.bucketize(hu, ends).to(torch.uint8)
     guess,res = torch.bucketize(torch.arange(AIR, DENSEST+1), ends).numpy(),torch.empty(hu.shape, dtype=torch.uint8)
     px,codes,ends = hu.contiguous().view(-1).numpy(),res.view(-1).numpy(),np.append(ends.numpy(), np.float32(np.inf))
     in_parts(lambda i: _find(px[i], ends, guess, codes[i]), len(px), 1 << 18)
@@ -52,7 +53,7 @@ def from_codes(
 )->torch.Tensor: # HU
     "What the values of a store stand for"
     if levels is None: return x
-    if not can_loop(x) or x.dtype != torch.uint8: return levels.to(x.device)[x.int()]
+    if not can_loop(x) or x.dtype != torch.uint8 or len(levels) < 256: return levels.to(x.device)[x.int()]
     out = new_empty(x.shape, x.device)
     codes,known,hu = x.contiguous().view(-1).numpy(),levels.numpy(),out.view(-1).numpy()
     in_parts(lambda i: _look_up(codes[i], known, hu[i]), len(codes), 1 << 18)

@@ -80,7 +80,7 @@ def _grey(hu, scale, shift, low, high, out):
 
 @patch
 def shade(self:Window, hu, width, level):
-    "Grey of `hu`, normalised, for a width and level in HU that broadcast with it"
+    "Grey of `hu`, normalised, for widths and levels in HU [1 or B,C,1,1]"
     mean,std = self.mean.float(),self.std.float()
     if self.kind == 'sigmoid': return torch.addcmul(-4*level/width, hu.float(), 4/width).sigmoid_().sub_(mean).div_(std)
     scale,shift,ends = 1/(width*std), (.5 - level/width - mean)/std, self.ends[0] if len(set(self.ends)) == 1 else (-mean/std, (1-mean)/std)
@@ -228,10 +228,10 @@ def solid(self:CropHead, hu):
         in_parts(lambda i: _solid(px[i], np.float32(self.tissue), _BLUR.numpy(), res[i]), len(hu))
         return torch.from_numpy(res)[:,None]
     dense = area_mean(hu[:,0] > self.tissue, g)[:,None] if even else F.adaptive_avg_pool2d((hu > self.tissue).float(), g)
-    with torch.autocast(dense.device.type, enabled=False): return filter2d_separable(dense, _BLUR[None], _BLUR[None], 'replicate') > .5
+    with torch.autocast(dense.device.type, enabled=False): return filter2d_separable(dense, _BLUR[None].to(dense), _BLUR[None].to(dense), 'replicate') > .5
 
 # %% ../nbs/06_windows.ipynb #5bfaba5c
-_BLUR = get_gaussian_kernel1d(7, 1.)[0] # [7], by one cell of the grid
+_BLUR = get_gaussian_kernel1d(7, 1., device=torch.device('cpu'), dtype=torch.float32)[0] # [7], by one cell of the grid
 
 @compiled
 def _solid(hu, tissue, blur, out):
@@ -312,7 +312,7 @@ def encodes(self:CropHead, hu):
 # %% ../nbs/06_windows.ipynb #20f1052d
 @compiled
 def _sample(hu, lo, hi, low, high, fine, out):
-    "As `_cut`, of slices [B,H,W] and to `out` [B,size,size]; what is below `low` and above `high` is clipped first"
+    "As `_cut`, of slices [B,H,W] of finite HU and to `out` [B,size,size]; what is below `low` and above `high` is clipped first"
     h,w,size,air = hu.shape[1],hu.shape[2],out.shape[1],np.float32(AIR)
     x,y = np.empty((2, fine, size), np.uint32)
     xs,ys = np.empty((2, fine, size), np.float32)

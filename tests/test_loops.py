@@ -1,7 +1,9 @@
 "The compiled loops say what torch's operations say; threads, forks, and a disk that can't be written to"
-import pickle, subprocess, sys
+import pickle, subprocess, sys, time
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
+from threading import Barrier
 from unittest.mock import patch
 import numba, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
@@ -29,9 +31,9 @@ def head(h, w, seed, n=3):
     return (torch.nn.functional.interpolate(coarse, (h, w), mode='bicubic') + 20*torch.randn(n, 1, h, w, generator=rng)).clamp(-3024, 32767)
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 6), st.integers(1, 5), st.integers(0, 99), st.sampled_from([torch.int16, torch.float32, torch.bool]))
+@given(st.integers(1, 9), st.integers(1, 6), st.integers(1, 5), st.integers(0, 99), st.sampled_from('int16 uint8 bool float16 float32 float64'.split()))
 def test_means_over_areas(size, k, n, seed, dtype):
-    x = torch.from_numpy(np.random.default_rng(seed).integers(-3000, 3000, (n, size*k, size*k))).to(dtype)
+    x = torch.from_numpy(np.random.default_rng(seed).integers(0, 200, (n, size*k, size*k))).to(getattr(torch, dtype))
     torch.testing.assert_close(*both(lambda: area_mean(x, size)), rtol=0, atol=0)
 
 int16s = st.integers(-32768, 32767)
@@ -95,11 +97,19 @@ def test_codes(hu):
     assert torch.equal(*codes)
     assert torch.equal(*both(lambda: from_codes(levels, codes[0].reshape(-1, 1))))
 
+def test_codes_of_what_is_no_hu():
+    x,close = torch.tensor([float('inf'), -float('inf'), float('nan'), 1e30, -1e30]),torch.arange(0, 2, .2)
+    assert torch.equal(*both(lambda: to_codes(x, torch.from_numpy(hu_levels()))))
+    assert torch.equal(*both(lambda: to_codes(torch.linspace(-1, 3, 99), close)))
+
 def test_what_a_loop_would_read_beyond_is_refused():
     with pytest.raises(DataError, match='only square'): area_mean(torch.zeros(2, 4, 8), 4)
     good = Coding(*np.zeros((3, 2), np.int16), *np.ones((2, 2), np.float32), np.zeros(2, bool))
-    for px in (torch.zeros(3, 1, 4, 4), torch.zeros(2, 1, 4, 8), torch.zeros(2, 4, 4)):
+    for px in (torch.zeros(3, 1, 4, 4), torch.zeros(2, 1, 4, 8), torch.zeros(2, 4, 4), torch.zeros(2, 1, 0, 0)):
         with pytest.raises(DataError, match='2 codings'): stored_to_hu(px.short(), good, 4)
+    with pytest.raises(DataError, match='one batch'): stored_to_hu(torch.zeros(2, 1, 4, 4).short(), replace(good, fix=good.fix[:1]), 4)
+    with pytest.raises(DataError, match='only square'): area_mean(torch.zeros(2, 0, 0), 4)
+    with pytest.raises(IndexError): from_codes(torch.arange(10.), torch.tensor([200], dtype=torch.uint8))
     with pytest.raises(DataError, match='int16'): stored_to_hu(torch.zeros(2, 1, 4, 4), good, 4)
     with pytest.raises(IndexError): from_codes(torch.from_numpy(hu_levels()), torch.tensor([256], dtype=torch.int16))
     assert HistScale([-1e9, 0., 100.])(torch.full((1, 1, 1, 1), 50.)).item() == .75
@@ -129,6 +139,52 @@ def test_a_pool_goes_on_in_a_pickle_and_after_a_fork():
     pool = Threads(2)
     assert pool.map(abs, [-1]) == pickle.loads(pickle.dumps(pool)).map(abs, [-1]) == [1]
     with get_context('fork').Pool(1) as p: assert p.apply_async(pool.map, (abs, [-2])).get(timeout=60) == [2]
+
+def test_a_part_may_be_shared_out_again():
+    done,both_run = [],Barrier(2)
+    def part(i):
+        both_run.wait(timeout=60)
+        in_parts(lambda j: done.append(j), 16)
+    with patch.object(loops, '_threads', Threads(2)), patch.object(torch, 'get_num_threads', lambda: 2): in_parts(part, 16)
+    assert len(done) == 4
+
+def test_all_is_done_when_something_is_raised():
+    done = []
+    def f(i):
+        if not i: raise ValueError('no')
+        time.sleep(.2)
+        done.append(i)
+    with pytest.raises(ValueError): Threads(2).map(f, [0, 1])
+    assert done == [1]
+
+def test_a_recorded_graph_holds_the_steps():
+    traced = torch.jit.trace(Window(), head(8, 8, 0), check_trace=False)
+    torch.testing.assert_close(traced(head(8, 8, 1)), Window()(head(8, 8, 1)), rtol=0, atol=1e-5)
+
+@pytest.mark.parametrize('what', ['empty', 'full disk'])
+def test_what_was_kept_is_damaged(what, tmp_path):
+    (tmp_path/'mine.py').write_text('from rsna_ich.loops import compiled\n@compiled\ndef double(x): return 2*x\n')
+    limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); ' if what == 'full disk' else ''
+    run = lambda code: subprocess.run([sys.executable, '-c', code+'import mine; print(mine.double(4))'], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+    if what == 'empty':
+        assert run('') == '8'
+        kept = list((tmp_path/'__pycache__').glob('*.nbi'))
+        assert kept
+        for o in kept: o.write_bytes(b'')
+    assert run(limit) == '8'
+
+def test_a_fork_while_something_is_compiled():
+    code = """import os, threading, time
+from rsna_ich.loops import compiled
+from numba.core.compiler_lock import global_compiler_lock as lock
+def hold():
+    with lock: time.sleep(1)
+threading.Thread(target=hold).start()
+time.sleep(.3)
+pid = os.fork()
+if not pid: os._exit(compiled(lambda x: 2*x)(21))
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"""
+    assert subprocess.run([sys.executable, '-c', code], timeout=120).returncode == 42
 
 def test_nowhere_to_keep_what_was_compiled():
     kept = numba.njit

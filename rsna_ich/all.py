@@ -8,6 +8,7 @@ from rsna_ich.labels import *
 from rsna_ich.phantom import *
 from rsna_ich.plots import *
 from rsna_ich.report import *
+from rsna_ich.loops import *
 from rsna_ich.pixels import *
 from rsna_ich.stats import *
 from rsna_ich.windows import *

@@ -242,7 +242,8 @@ class CTBatch(Transform):
     order = 10
     def __init__(self, chain, item_size=None, fitted=False): self.chain,self.item_size,self.fitted,self.still = chain,item_size,fitted,False
     def __call__(self, b, split_idx=None, **kwargs):
-        self.chain.train(split_idx == 0 and not self.still)
+        training = split_idx == 0 and not self.still
+        if self.chain.training != training: self.chain.train(training)
         return super().__call__(b, split_idx=split_idx, **kwargs)
     def _chained(self, hu, near=None):
         with torch.no_grad(): return CTImage(self.chain.to(hu.device)(hu, self.fitted, near))

@@ -52,12 +52,14 @@ class Threads:
     def __reduce__(self): return Threads, (self.n,)
     def _enter(self): _here.pool = self
     def map(self, f, *its)->list:
-        "As `map`, in the threads, or in this one if it is one of them; returns when all is done, and raises what `f` raised first in order"
-        if self.n == 1 or getattr(_here, 'pool', None) is self: return list(map(f, *its))
+        "As `map`, side by side, one of the calls in this thread; in a thread of the pool one after the other. Returns when all is done, and raises what was raised"
+        calls = list(zip(*its))
+        if self.n == 1 or len(calls) < 2 or getattr(_here, 'pool', None) is self: return [f(*o) for o in calls]
         if self.pool is None or self.pool[0] != os.getpid(): self.pool = os.getpid(),ThreadPoolExecutor(self.n, initializer=self._enter)
-        jobs = [self.pool[1].submit(f, *o) for o in zip(*its)]
-        wait(jobs)
-        return [o.result() for o in jobs]
+        jobs = [self.pool[1].submit(f, *o) for o in calls[:-1]]
+        try: last = f(*calls[-1])
+        finally: wait(jobs)
+        return [*(o.result() for o in jobs), last]
 
 # %% ../nbs/05_loops.ipynb #48f429b0
 _threads = Threads(os.cpu_count() or 1)

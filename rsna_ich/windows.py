@@ -85,7 +85,7 @@ def shade(self:Window, hu, width, level):
     if self.kind == 'sigmoid': return torch.addcmul(-4*level/width, hu.float(), 4/width).sigmoid_().sub_(mean).div_(std)
     scale,shift,ends = 1/(width*std), (.5 - level/width - mean)/std, self.ends[0] if len(set(self.ends)) == 1 else (-mean/std, (1-mean)/std)
     if hu.requires_grad: return torch.addcmul(shift, hu, scale).clamp(*ends)
-    out = new_empty(torch.broadcast_shapes(hu.shape, scale.shape), hu.device)
+    out = new_empty((len(hu), len(self.windows), *hu.shape[2:]), hu.device)
     if not can_loop(hu): return torch.addcmul(shift, hu.float(), scale, out=out).clamp_(*ends)
     k,s = (o.flatten(1).expand(len(hu), -1).contiguous().numpy() for o in (scale, shift))
     px,res,(low,high) = hu[:,0].contiguous().numpy(),out.numpy(),np.array(self.ends, np.float32).T

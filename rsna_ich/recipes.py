@@ -49,7 +49,7 @@ def paper_run(
     recipe:str, # one of `RECIPES`
     train:dict, # by body: images a second in training, and at how many pixels a side
     ask:dict, # the same in validation and prediction
-    prepare:float=303., # slices a second into a store
+    prepare:float=730., # slices a second into a store
     folds:int=5, # parts of the patients
     views:int=6, # of each test image
     data:dict=STAGE_2, # `images` with labels, `test` images, the share of `positives`

@@ -4,9 +4,10 @@ python benchmarks/archive.py [--members 100000] [--slices 2000] [--repeats 3]"""
 import argparse, json, random, subprocess, sys, tempfile, zipfile
 from pathlib import Path
 from statistics import median
-from rsna_ich.phantom import phantom_study, write_dicom
+from rsna_ich.phantom.studies import phantom_study
+from rsna_ich.phantom.files import write_dicom
 
-OURS = '''from rsna_ich.archive import archive_order, read_head
+OURS = '''from rsna_ich.dicom.archive import archive_order, read_head
 names = archive_order
 head = lambda path,names: [read_head(path, o, 2048) for o in names]'''
 PEER = '''import zipfile

@@ -23,8 +23,8 @@ def _all(batches, turned=False):
 def ours(df, num_workers=0):
     "ICHDataLoaders.from_table"
     import torch
-    from rsna_ich.core import LABELS
-    from rsna_ich.data import ICHDataLoaders
+    from rsna_ich.core.labels import LABELS
+    from rsna_ich.data.loaders import ICHDataLoaders
     labelled = df.assign(**dict.fromkeys(LABELS, 0.))
     labelled.attrs = df.attrs
     chain = dict(size=SIZE, windows=WINDOWS, mean=MEAN, std=STD)
@@ -35,8 +35,8 @@ def ours(df, num_workers=0):
 def ours_reader(df):
     "SliceReader.read, StoredBatch.hu and CTTransform, nothing in advance"
     import torch
-    from rsna_ich.pixels import SliceReader
-    from rsna_ich.windows import CTTransform
+    from rsna_ich.dicom.reader import SliceReader
+    from rsna_ich.vision.chain import CTTransform
     reader,chain = SliceReader(df, SIZE),CTTransform(SIZE, WINDOWS, mean=MEAN, std=STD).eval()
     def batches():
         with torch.inference_mode():

@@ -18,8 +18,8 @@ SHARED = Path(os.environ.get('RSNA_ICH_DATA', Path(__file__).resolve().parents[2
 def slices(folder, n, side=512):
     "The header table of `n` plain slices of one side under `folder`, the real ones when None; over again where they are fewer"
     import pandas as pd
-    from rsna_ich.dicom import broken_coding
-    from rsna_ich.headers import scan
+    from rsna_ich.dicom.hounsfield import broken_coding
+    from rsna_ich.dicom.scanning import scan
     df = scan(folder or SHARED/'dicom', workers=1)
     odd = broken_coding(df.bits_stored, df.pixel_representation, df.intercept)
     good = df[df.error.isna() & df.pixel_offset.notna() & (df.rows == side) & (df.cols == side) & ~odd]

@@ -9,23 +9,29 @@ import numpy as np, pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from scipy.special import expit, logit
-from rsna_ich.calibrate import ece, fit_temperature
-from rsna_ich.core import LABELS, write_whole
-from rsna_ich.data import neighbour_rows, slice_table
-from rsna_ich.headers import scan
-from rsna_ich.labels import read_labels
-from rsna_ich.learner import load_model, train_model
-from rsna_ich.metrics import auc, prevalence_log_loss, weighted_log_loss
-from rsna_ich.phantom import PREVALENCE, as_read, write_phantom
-from rsna_ich.series import cross_context, fit_series, held_back, in_context, true_features
-from rsna_ich.store import prepare
+from rsna_ich.core.labels import LABELS
+from rsna_ich.core.files import write_whole
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.dicom.series import neighbour_rows
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.data.tables import slice_table
+from rsna_ich.data.store import prepare
+from rsna_ich.learn.metrics import auc, prevalence_log_loss, weighted_log_loss
+from rsna_ich.learn.calibration import calibration_error, fit_temperature
+from rsna_ich.learn.saving import load_model
+from rsna_ich.learn.training import train_model
+from rsna_ich.learn.features import prior_corrected_features
+from rsna_ich.learn.series_model import answers_in_context, fit_series
+from rsna_ich.learn.context import cross_validate_context, held_back_slices
+from rsna_ich.phantom.bleeds import PHANTOM_PREVALENCE
+from rsna_ich.phantom.files import labels_as_read, write_phantom
 
 def phantoms(work, studies, test_studies, size, workers):
     "Slice tables with true labels, and their stores"
     res = {}
     for name,n,seed in (('train', studies, 50), ('test', test_studies, 51)):
         out = work/name
-        if not (out/'labels.csv').exists(): write_phantom(out, n, 128, seed, {k:2*v for k,v in PREVALENCE.items()}, faint=.8, workers=workers)
+        if not (out/'labels.csv').exists(): write_phantom(out, n, 128, seed, {k:2*v for k,v in PHANTOM_PREVALENCE.items()}, faint=.8, workers=workers)
         store = prepare(scan(out/'dicom'), work/f'{name}-store', size, read_size=128)
         res[name] = slice_table(store.index, read_labels(out/'labels.csv')),store
     return res
@@ -41,13 +47,13 @@ def trained(out, read, store, seed, **options):
 def slice_model(work, data, k, seed, epochs, more, arch):
     "What a slice model with k neighbours thinks of the third of the training patients that it didn't see, and of the test patients"
     df,store = data['train']
-    read = as_read(df, seed)
+    read = labels_as_read(df, seed)
     first = trained(work/f'first-{seed}', read, store, seed, arch=arch, epochs=epochs, pretrained=False)
     out = trained(work/f'slices-{k}-{seed}', read, store, seed, arch=arch, epochs=more, start=first, body=1., neighbours=k)
     learn = load_model(out)
-    parts = dict(held=(held_back(read, learn), store), test=data['test'])
+    parts = dict(held=(held_back_slices(read, learn), store), test=data['test'])
     if not (out/'features.npz').exists():
-        with write_whole(out/'features.npz') as tmp, open(tmp, 'wb') as f: np.savez(f, **{n:true_features(learn, *o) for n,o in parts.items()})
+        with write_whole(out/'features.npz') as tmp, open(tmp, 'wb') as f: np.savez(f, **{n:prior_corrected_features(learn, *o) for n,o in parts.items()})
     with np.load(out/'features.npz') as f: return {n:(parts[n][0], f[n]) for n in parts} | dict(kept=learn.negatives_kept)
 
 def near_logits(df, logits, k=3):
@@ -80,16 +86,17 @@ def contestants(got, seed):
     (held,x),(test,z) = got['held'],got['test']
     smooth = z[:,-6:][neighbour_rows(test, 1)].mean(1)
     trees = boosted(held, x[:,-6:], test, z[:,-6:], seed)
-    series = in_context(fit_series(held, x, seed=seed), test, z)[0]
-    calibrated = at_temperature(held, x[:,-6:], z[:,-6:]),at_temperature(held, cross_context(held, x, seed=seed)[0], series)
+    series = answers_in_context(fit_series(held, x, seed=seed), test, z)[0]
+    calibrated = at_temperature(held, x[:,-6:], z[:,-6:]),at_temperature(held, cross_validate_context(held, x, seed=seed)[0], series)
     return {'slices':z[:,-6:], 'slices, as trained':as_trained(z[:,-6:], got['kept'])} | dict(smoothed=smooth, boosting=trees, series=series) | dict(zip(('slices, calibrated', 'series, calibrated'), calibrated))
 
 def figures(logits, df, seed):
     "Against labels that other readers gave, and against the truth"
     p,truth = expit(np.asarray(logits, float)),df[list(LABELS)].to_numpy(float)
-    read = as_read(df, 1000+seed)[list(LABELS)].to_numpy(float)
+    read = labels_as_read(df, 1000+seed)[list(LABELS)].to_numpy(float)
     study = pd.DataFrame(dict(p=p[:,0], y=truth[:,0])).groupby(df.study.to_numpy()).max()
-    return dict(log_loss=weighted_log_loss(p, read), auc_any=float(auc(p, read)['any']), ece=float(ece(p, read).mean()), log_loss_truth=weighted_log_loss(p, truth),
+    res = dict(log_loss=weighted_log_loss(p, read), auc_any=float(auc(p, read)['any']), ece=float(calibration_error(p, read).mean()))
+    return res | dict(log_loss_truth=weighted_log_loss(p, truth),
         auc_study=float(roc_auc_score(study.y, study.p)), prevalence_log_loss=prevalence_log_loss(read))
 
 def table(runs):

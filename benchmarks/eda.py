@@ -12,9 +12,11 @@ from contest import SHARED, arguments, contest, report
 def tables(csv, headers, files, rows, out):
     "Save a header table of `rows` rows, the first of which are those of `files`"
     import numpy as np, pandas as pd
-    from rsna_ich.headers import HEADER_COLS, load_headers, save_headers, scan
-    from rsna_ich.labels import read_labels
-    from rsna_ich.stats import pixel_stats
+    from rsna_ich.dicom.header_rows import HEADER_COLS
+    from rsna_ich.dicom.header_files import load_headers, save_headers
+    from rsna_ich.dicom.scanning import scan
+    from rsna_ich.data.label_files import read_labels
+    from rsna_ich.data.stats import pixel_stats
     real,like,sops = pixel_stats(scan(files)),load_headers(headers),read_labels(csv).sop
     sops = sops[~sops.isin(real.sop)].to_numpy(object)[:rows]
     again,rng = np.arange(rows)//len(like),np.random.default_rng(0)
@@ -30,10 +32,10 @@ def tables(csv, headers, files, rows, out):
 
 def ours(csv, headers, test):
     "eda: both tables read, all sections, report written"
-    for o in 'eda_headers eda_images eda_labels eda_pixels eda_steps splits'.split(): import_module(f'rsna_ich.{o}')
-    from rsna_ich.eda import eda
-    from rsna_ich.headers import load_headers
-    from rsna_ich.labels import read_labels
+    for o in 'headers images labels pixels steps splits'.split(): import_module(f'rsna_ich.eda.{o}')
+    from rsna_ich.eda.report import eda
+    from rsna_ich.dicom.header_files import load_headers
+    from rsna_ich.data.label_files import read_labels
     def run():
         with tempfile.TemporaryDirectory() as d:
             res = eda(d, load_headers(headers), read_labels(csv), load_headers(test))
@@ -42,8 +44,8 @@ def ours(csv, headers, test):
 
 def limit(csv, headers, test):
     "reading the tables"
-    from rsna_ich.headers import load_headers
-    from rsna_ich.labels import read_labels
+    from rsna_ich.dicom.header_files import load_headers
+    from rsna_ich.data.label_files import read_labels
     return lambda: (load_headers(headers), read_labels(csv), load_headers(test)), lambda _: None
 
 def main():

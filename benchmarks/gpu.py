@@ -9,8 +9,8 @@ from statistics import median
 import pandas as pd, torch
 from contest import conditions, last_line
 import training
-from rsna_ich.pixels import Coding, stored_to_hu
-from rsna_ich.windows import CTTransform
+from rsna_ich.dicom.batch_hu import PixelCoding, stored_to_hu
+from rsna_ich.vision.chain import CTTransform
 
 CUDA,DEVICE = training.CUDA,training.DEVICE
 
@@ -32,7 +32,7 @@ def bandwidth(mib, steps):
 def coding(n, bits, signed, intercept):
     "The coding of `n` slices"
     df = pd.DataFrame(dict(bits_stored=[bits]*n, pixel_representation=signed, slope=1., intercept=intercept))
-    return Coding.of(df)
+    return PixelCoding.of(df)
 
 def chains(a):
     "Name, function and bytes (in, out) of each chain"

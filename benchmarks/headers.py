@@ -22,7 +22,7 @@ def _seen(rows, z):
 
 def ours(root, paths, workers=1):
     "headers.scan, one process"
-    from rsna_ich.headers import scan
+    from rsna_ich.dicom.scanning import scan
     return partial(scan, root, workers=workers), lambda df: _seen(df, df.z)
 
 def ours_on_all(root, paths):
@@ -93,13 +93,13 @@ def limit(root, paths):
 
 def make(folder, n, size=512):
     "Files with the header values of the real test set, without pixels"
-    from rsna_ich.phantom import write_headers_like
+    from rsna_ich.phantom.headers_like import write_headers_like
     write_headers_like(folder, SHARED/'stage_1_test_headers.csv.gz', size=size, sparse=True, limit=n)
     return str(Path(folder)/'dicom')
 
 def scan_memory(root, out, workers=1):
     "scan_to"
-    from rsna_ich.headers import scan_to
+    from rsna_ich.dicom.scanning import scan_to
     return lambda: scan_to(f'{out}/all.parquet', root, workers=workers), int
 
 def scan_memory_all(root, out):
@@ -108,13 +108,14 @@ def scan_memory_all(root, out):
 
 def prepare_memory(root, out):
     "prepare at 64 pixels, of a fifth of the files"
-    from rsna_ich.headers import load_headers
-    from rsna_ich.store import prepare
+    from rsna_ich.dicom.header_files import load_headers
+    from rsna_ich.data.store import prepare
     return lambda: prepare(load_headers(f'{out}/some.parquet'), f'{out}/store', size=64, read_size=64), len
 
 def memory(n):
     "Peaks of each job, a process of its own for each figure"
-    from rsna_ich.headers import save_headers, scan
+    from rsna_ich.dicom.header_files import save_headers
+    from rsna_ich.dicom.scanning import scan
     jobs = {'scan_to':scan_memory, 'scan_to-all-cores':scan_memory_all, 'prepare':prepare_memory}
     res = {k:{} for k in jobs}
     for files in (n, 4*n, 16*n):

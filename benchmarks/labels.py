@@ -17,7 +17,7 @@ def sums(df): return len(df), [int(df[l].sum()) for l in LABELS]
 def ours(csv):
     "labels.read_labels"
     for o in ('compute', 'csv'): import_module(f'pyarrow.{o}')
-    from rsna_ich.labels import read_labels
+    from rsna_ich.data.label_files import read_labels
     return partial(read_labels, csv), sums
 
 def pandas(csv):

@@ -12,15 +12,16 @@ import numpy as np, pandas as pd
 from fastai.callback.core import Callback, CancelValidException
 from fastai.torch_core import set_seed
 from contest import conditions, last_line
-from rsna_ich.core import SUBTYPES
-from rsna_ich.data import ICHDataLoaders, slice_table
-from rsna_ich.headers import scan
-from rsna_ich.labels import read_labels
-from rsna_ich.learner import ich_learner
-from rsna_ich.metrics import summarise
-from rsna_ich.phantom import write_phantom
-from rsna_ich.splits import patient_folds, slice_folds
-from rsna_ich.store import prepare
+from rsna_ich.core.labels import SUBTYPES
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.data.tables import slice_table
+from rsna_ich.data.splits import patient_folds, slice_folds
+from rsna_ich.data.store import prepare
+from rsna_ich.data.loaders import ICHDataLoaders
+from rsna_ich.learn.metrics import summarise
+from rsna_ich.learn.learner import ich_learner
+from rsna_ich.phantom.files import write_phantom
 
 KINDS = dict(patient=patient_folds, slice=slice_folds)
 FIGURES = dict(auc='AUC of any', loss='weighted log loss')

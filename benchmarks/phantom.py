@@ -4,7 +4,8 @@ for k in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'): os.envi
 import argparse, json, tempfile
 from pathlib import Path
 from time import perf_counter as now
-from rsna_ich.phantom import phantom_study, write_dicom, write_phantom
+from rsna_ich.phantom.studies import phantom_study
+from rsna_ich.phantom.files import write_dicom, write_phantom
 
 def written(size, studies, seed):
     "Slices and seconds of a whole `write_phantom`"

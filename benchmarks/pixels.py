@@ -29,7 +29,7 @@ def _stacked(df, one):
 
 def ours(df, threads=None):
     "SliceReader.read, two threads a core"
-    from rsna_ich.pixels import SliceReader
+    from rsna_ich.dicom.reader import SliceReader
     reader = SliceReader(df, SIDE, threads)
     def run():
         b = None
@@ -43,7 +43,7 @@ def ours_one_thread(df):
 
 def ours_hu(df):
     "SliceReader.read and StoredBatch.hu: float32"
-    from rsna_ich.pixels import SliceReader
+    from rsna_ich.dicom.reader import SliceReader
     reader = SliceReader(df, SIDE)
     def run():
         for idxs in _batches(len(df)): hu = reader.read(idxs).hu(SIDE)

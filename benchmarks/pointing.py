@@ -1,10 +1,10 @@
 "The pointing game: how often the peak of a model's heat map lies in the bleed, on phantom studies whose masks are known"
 import argparse, json, tempfile
 from pathlib import Path
-from rsna_ich.demo import run_demo
-from rsna_ich.explain import feature_layer, pointing_table
-from rsna_ich.learner import load_model
-from rsna_ich.phantom import phantom_study
+from rsna_ich.learn.saving import load_model
+from rsna_ich.answer.explain import feature_layer, pointing_table
+from rsna_ich.phantom.studies import phantom_study
+from rsna_ich.starter.demo import run_demo
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)

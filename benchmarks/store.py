@@ -10,14 +10,14 @@ from contest import arguments, contest, report, slices, table
 BS,MEAN,STD = 64,.45,.22
 
 def _labelled(index):
-    from rsna_ich.core import LABELS
+    from rsna_ich.core.labels import LABELS
     return index.assign(**dict.fromkeys(LABELS, 0.))
 
 def ours(root, dtype='int16'):
     "ICHDataLoaders.from_store"
     import torch
-    from rsna_ich.data import ICHDataLoaders
-    from rsna_ich.store import Store
+    from rsna_ich.data.loaders import ICHDataLoaders
+    from rsna_ich.data.store import Store
     store = Store(f'{root}/{dtype}')
     kwargs = dict(chain=dict(mean=MEAN, std=STD), bs=BS, splitter=lambda df: ([0], list(range(len(df)))), device=torch.device('cpu'))
     dls = ICHDataLoaders.from_store(store, _labelled(store.index), **kwargs)
@@ -29,9 +29,9 @@ def ours(root, dtype='int16'):
 def raw(root, dtype='int16'):
     "StoreSlices.fetch and CTTransform, nothing in advance"
     import torch
-    from rsna_ich.data import StoreSlices
-    from rsna_ich.store import Store
-    from rsna_ich.windows import CTTransform
+    from rsna_ich.data.sources import StoreSlices
+    from rsna_ich.data.store import Store
+    from rsna_ich.vision.chain import CTTransform
     store = Store(f'{root}/{dtype}')
     source,chain = StoreSlices(store, store.index.row),CTTransform(store.settings['size'], mean=MEAN, std=STD).eval()
     def run():
@@ -45,7 +45,7 @@ def raw(root, dtype='int16'):
 def limit(root):
     "a copy of the bytes that come out, into the same memory each time"
     import torch
-    from rsna_ich.store import Store
+    from rsna_ich.data.store import Store
     n,size,_ = Store(f'{root}/int16').pixels.shape
     src,out = torch.rand(BS, 3, size, size),torch.zeros(BS, 3, size, size)
     def run():
@@ -55,7 +55,7 @@ def limit(root):
 def limit_store(root, dtype='int16'):
     "a copy of the store's own bytes, into the same memory each time"
     import torch
-    from rsna_ich.store import Store
+    from rsna_ich.data.store import Store
     px = torch.from_numpy(Store(f'{root}/{dtype}').pixels)
     out = torch.zeros_like(px[:BS])
     def run():
@@ -64,7 +64,7 @@ def limit_store(root, dtype='int16'):
 
 def making(root, df, size, dtype):
     "prepare, files included"
-    from rsna_ich.store import prepare
+    from rsna_ich.data.store import prepare
     def run():
         shutil.rmtree(f'{root}/made-{dtype}', ignore_errors=True)
         return prepare(df, f'{root}/made-{dtype}', size, dtype=dtype, device='cpu')

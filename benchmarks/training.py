@@ -10,11 +10,12 @@ from statistics import median
 import torch
 from fastai.callback.core import Callback
 from contest import conditions, last_line, slices
-from rsna_ich.core import LABELS
-from rsna_ich.data import ICHDataLoaders
-from rsna_ich.learner import build_model, ich_learner
-from rsna_ich.metrics import WeightedLogLoss
-from rsna_ich.store import prepare
+from rsna_ich.core.labels import LABELS
+from rsna_ich.data.store import prepare
+from rsna_ich.data.loaders import ICHDataLoaders
+from rsna_ich.learn.metrics import WeightedLogLoss
+from rsna_ich.learn.bodies import build_model
+from rsna_ich.learn.learner import ich_learner
 
 CUDA = torch.cuda.is_available()
 DEVICE = torch.device('cuda' if CUDA else 'cpu')

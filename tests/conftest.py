@@ -13,7 +13,7 @@ def real():
 @pytest.fixture(scope='session')
 def heads(tmp_path_factory):
     "Six phantom studies of 64-pixel slices, as `write_phantom` leaves them"
-    from rsna_ich.phantom import write_phantom
+    from rsna_ich.phantom.files import write_phantom
     root = tmp_path_factory.mktemp('heads')
     write_phantom(root, studies=6, size=64, seed=11)
     return root

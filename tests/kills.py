@@ -6,14 +6,18 @@ import argparse, json, os, shutil, signal, sys, tempfile, time, warnings
 from functools import partial
 from pathlib import Path
 import numpy as np
-from rsna_ich.core import DataError, ModelError
-from rsna_ich.data import slice_table
-from rsna_ich.headers import load_headers, save_headers, scan, scan_to
-from rsna_ich.infer import predict
-from rsna_ich.labels import read_labels, save_predictions
-from rsna_ich.learner import load_model, train_model
-from rsna_ich.phantom import write_phantom
-from rsna_ich import headers as headers_module, store as store_module
+from rsna_ich.core.errors import DataError, ModelError
+from rsna_ich.dicom.header_files import load_headers, save_headers
+from rsna_ich.dicom.scanning import scan, scan_to
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.data.submission import save_predictions
+from rsna_ich.data.tables import slice_table
+from rsna_ich.learn.saving import load_model
+from rsna_ich.learn.training import train_model
+from rsna_ich.answer.inference import predict
+from rsna_ich.phantom.files import write_phantom
+from rsna_ich.data import store as store_module
+from rsna_ich.dicom import scanning
 
 def forked(f):
     "Run `f` in a fork; its process id"
@@ -56,7 +60,8 @@ def _train(root, out):
     train_model(df, out, 'mobilenetv3_small_050', size=32, epochs=1, lr=3e-3, pretrained=False, n_folds=3, bs=16, crop=False)
 
 def jobs(root):
-    headers_module.PART,store_module.EVERY = 8,1
+    scanning.FILES_PER_PART = 8
+    store_module.BATCHES_BETWEEN_NOTES = 1
     def prepared(out): store_module.prepare(load_headers(root/'h.parquet'), out, size=32, bs=4)
     def predicted(out): save_predictions(predict(root/'h.parquet', root/'model', bs=8), out)
     def scanned(out): scan_to(out, root/'data'/'dicom', workers=1, resume=True)

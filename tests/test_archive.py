@@ -5,10 +5,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 import numpy as np, pytest
 from hypothesis import HealthCheck, assume, given, settings, strategies as st
-from rsna_ich import archive as A
-from rsna_ich.archive import Member, archive_members, archive_order, is_archive, member_offset, open_member, read_head, split_member
-from rsna_ich.core import DataError, DicomError
-from rsna_ich.dicom import get_dicom_files, read_hu
+from rsna_ich.dicom import archive as A
+from rsna_ich.core.errors import DataError, DicomError
+from rsna_ich.dicom.archive import Member, archive_members, archive_order, is_archive, member_offset, open_member, read_head, split_member
+from rsna_ich.dicom.files import get_dicom_files
+from rsna_ich.dicom.door import read_hu
 
 PACKED = ['tar', 'tar.gz', 'tar.bz2', 'tar.xz']
 KINDS = ['zip', *PACKED]
@@ -106,7 +107,7 @@ def test_a_forked_process_reads_on(tmp_path, kind):
     path = write(tmp_path/f'x.{kind}', SMALL)
     with open_member(path, 'a/one.dcm') as f, ExitStack() as held:
         head = f.read(100)
-        for lock in A._locks.values(): held.enter_context(lock)
+        held.enter_context(A._opening)
         pid = os.fork()
         if not pid:
             signal.alarm(30)

@@ -6,9 +6,11 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, f1_score
-from rsna_ich.calibrate import brier, calibrated, coherent, ece, fit_calibration, fit_temperature, operating_points, plot_reliability, reliability
-from rsna_ich.core import LABELS
-from rsna_ich.metrics import auc, weighted_log_loss
+from rsna_ich.core.labels import LABELS
+from rsna_ich.learn.metrics import auc, weighted_log_loss
+from rsna_ich.learn.calibration import (apply_temperature, brier_score, calibration_error, fit_calibration, fit_temperature, make_coherent,
+    operating_points, reliability_table)
+from rsna_ich.answer.figures import plot_reliability
 
 settings.register_profile('shared machine', deadline=None)
 settings.load_profile('shared machine')
@@ -34,9 +36,11 @@ def test_a_known_temperature_is_found_and_holds_on_fresh_patients(temperature):
     T = fit_temperature(p, t)
     assert np.allclose(T*temperature, 1, atol=.15)
     fresh_p,fresh_t = patients(400, 1, temperature)
-    after,before = calibrated(fresh_p, T),coherent(fresh_p)
+    after,before = apply_temperature(fresh_p, T),make_coherent(fresh_p)
     if temperature == 1: assert weighted_log_loss(after, fresh_t) < weighted_log_loss(before, fresh_t) + 1e-3
-    else: assert weighted_log_loss(after, fresh_t) < weighted_log_loss(before, fresh_t) and ece(after, fresh_t).sum() < ece(before, fresh_t).sum()
+    else:
+        assert weighted_log_loss(after, fresh_t) < weighted_log_loss(before, fresh_t)
+        assert calibration_error(after, fresh_t).sum() < calibration_error(before, fresh_t).sum()
 
 @given(cases())
 @settings(max_examples=60)
@@ -46,7 +50,7 @@ def test_the_loss_on_the_slices_of_the_fit_never_rises(case):
     cal = fit_calibration(p, t, {})
     assert cal['after']['weighted_log_loss'] <= cal['before']['weighted_log_loss'] + 1e-12
     assert json.loads(json.dumps(cal, allow_nan=False)) == cal
-    assert cal['after']['weighted_log_loss'] == pytest.approx(weighted_log_loss(calibrated(p, cal['temperature']), t), abs=1e-12)
+    assert cal['after']['weighted_log_loss'] == pytest.approx(weighted_log_loss(apply_temperature(p, cal['temperature']), t), abs=1e-12)
 
 def test_each_label_alone_never_loses():
     p,t = patients(30, 5, .8)
@@ -60,14 +64,14 @@ def test_each_label_alone_never_loses():
 @given(cases(), st.floats(.2, 5))
 def test_order_stays_and_any_is_never_below(case, T):
     p,_ = case
-    q = calibrated(p, dict.fromkeys(LABELS, T))
+    q = apply_temperature(p, dict.fromkeys(LABELS, T))
     assert ((q >= 0) & (q <= 1)).all() and (q[:,0] >= q[:,1:].max(1)).all()
     i = np.argsort(p[:,3], kind='stable')
     assert (np.diff(q[i,3]) >= 0).all()
 
 def test_auc_of_subtypes_stays():
     p,t = patients(100, 2, .5)
-    assert auc(calibrated(p, dict.fromkeys(LABELS, 2.)), t)[1:].to_numpy() == pytest.approx(auc(p, t)[1:].to_numpy())
+    assert auc(apply_temperature(p, dict.fromkeys(LABELS, 2.)), t)[1:].to_numpy() == pytest.approx(auc(p, t)[1:].to_numpy())
 
 def test_scikit_learn_agrees():
     p,t = patients(100, 3, .6)
@@ -75,14 +79,14 @@ def test_scikit_learn_agrees():
     for i,l in enumerate(LABELS):
         k = ~np.isnan(t[:,i])
         seen,said = calibration_curve(t[k,i], p[k,i], n_bins=15)
-        ours = reliability(p, t).loc[l]
+        ours = reliability_table(p, t).loc[l]
         assert ours.seen.to_numpy() == pytest.approx(seen) and ours.said.to_numpy() == pytest.approx(said)
-        assert brier(p, t)[l] == pytest.approx(brier_score_loss(t[k,i], p[k,i]))
+        assert brier_score(p, t)[l] == pytest.approx(brier_score_loss(t[k,i], p[k,i]))
 
 def test_a_label_of_which_nothing_is_known():
     p,t = patients(30, 4)
     t[:,2] = np.nan
-    assert np.isnan(ece(p, t)[LABELS[2]]) and np.isnan(brier(p, t)[LABELS[2]]) and operating_points(p, t)[LABELS[2]] is None
+    assert np.isnan(calibration_error(p, t)[LABELS[2]]) and np.isnan(brier_score(p, t)[LABELS[2]]) and operating_points(p, t)[LABELS[2]] is None
     assert len(plot_reliability(p, t, p).axes) == 6
 
 @given(cases())

@@ -2,8 +2,8 @@
 import json, os, subprocess, sys
 import numpy as np, pandas as pd, pytest
 from typer.testing import CliRunner
+from rsna_ich.core.labels import LABELS
 from rsna_ich.cli import app, main
-from rsna_ich.core import LABELS
 
 def run(*args, code=0, cwd=None):
     "Run the command in a process of its own; stdout and stderr"
@@ -36,7 +36,7 @@ def test_predict_evaluate_submit(session, tmp_path):
 @pytest.fixture(scope='module')
 def two(session, tmp_path_factory):
     "A folder of two models that differ"
-    from rsna_ich.learner import load_model
+    from rsna_ich.learn.saving import load_model
     root = tmp_path_factory.mktemp('two')
     for i in range(2):
         learn = load_model(session/'model')
@@ -46,8 +46,8 @@ def two(session, tmp_path_factory):
 
 def test_submit_in_one_go(session, two, tmp_path):
     "Two models, views, files in a folder that lacks one image: what predict and submit say one after the other"
-    from rsna_ich.infer import predict
-    from rsna_ich.labels import load_predictions, write_submission
+    from rsna_ich.answer.inference import predict
+    from rsna_ich.data.submission import load_predictions, write_submission
     sample,folder = pd.read_csv(session/'ph'/'labels.csv').sample(frac=1, random_state=3),tmp_path/'files'
     sample.to_csv(tmp_path/'sample.csv', index=False)
     folder.mkdir()
@@ -86,16 +86,16 @@ def test_split_and_train_on_it(session, tmp_path):
     assert trained['valid']['patients'] == truth.patient[folds.index[folds == 1]].nunique()
 
 def test_files_like_a_table(tmp_path):
-    from rsna_ich.phantom import _header
-    pd.DataFrame([_header(np.zeros((1,1)), (12,0,-1024), .5, f'ID_{i}', {}) for i in range(3)]).to_csv(tmp_path/'t.csv', index=False)
+    from rsna_ich.phantom.files import dicom_header
+    pd.DataFrame([dicom_header(np.zeros((1,1)), (12,0,-1024), .5, f'ID_{i}', {}) for i in range(3)]).to_csv(tmp_path/'t.csv', index=False)
     _,err = run('phantom', tmp_path/'x', '--headers-like', tmp_path/'t.csv', '--limit', 2, '--sparse', '--size', 64)
     assert '2 slices of 1 studies' in err
     _,err = run('scan', tmp_path/'x', '--out', tmp_path/'h.parquet')
     assert "2 files, 1 patients" in err and "can't be used" not in err
 
 def test_a_scan_with_pixels(session, tmp_path):
-    from rsna_ich.headers import load_headers
-    from rsna_ich.stats import pixel_stats
+    from rsna_ich.dicom.header_files import load_headers
+    from rsna_ich.data.stats import pixel_stats
     run('scan', session/'ph'/'dicom', '--out', tmp_path/'h.parquet', '--pixels')
     pd.testing.assert_frame_equal(load_headers(tmp_path/'h.parquet'), pixel_stats(load_headers(session/'headers.parquet')))
 
@@ -116,7 +116,7 @@ def errors(session, tmp_path):
     out = ('--out', tmp_path/'out')
     return [(('scan', tmp_path/'empty', *out), 'holds no files'), (('scan', tmp_path/'none', *out), 'none: no such file or folder'),
         (('train', headers, '--labels', tmp_path/'none.csv', *out), 'none.csv: no such label file'), (('train', headers, '--labels', tmp_path/'other.csv', *out), 'no file has a label'),
-        (('train', tmp_path/'text.dcm', '--labels', ph/'labels.csv', *out), 'not a Parquet file'), (('train', headers, '--labels', ph/'labels.csv', '--arch', 'resnet81', *out), 'did you mean'),
+        (('train', tmp_path/'text.dcm', '--labels', ph/'labels.csv', *out), 'none of the 1 files can be used; the first: text.dcm: '), (('train', headers, '--labels', ph/'labels.csv', '--arch', 'resnet81', *out), 'did you mean'),
         (('train', headers, '--labels', ph/'labels.csv', '--windows', 'brian', *out), "no CT window is called 'brian'"), (('train', headers, '--labels', ph/'labels.csv', '--epochs', 0, *out), '--epochs must be 1 or more'),
         (('train', headers, '--labels', ph/'labels.csv', '--folds', 99, *out), "5 patients can't make 99 folds"), (('train', headers, '--labels', ph/'labels.csv', '--fold', 5, *out), 'fold'),
         (('predict', tmp_path/'none', '--model', model, *out), 'no such file or folder'), (('predict', ph/'dicom', '--model', tmp_path/'empty', *out), 'no saved model here'),

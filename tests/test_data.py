@@ -1,13 +1,16 @@
 "The slice table, its loaders and batches"
 import numpy as np, pytest, torch
 from fastai.data.all import DataBlock, Transform
-from rsna_ich.core import LABELS, DataError
-from rsna_ich.data import CTBlock, ICHDataLoaders, LabelBlock, balanced_weights, get_file, get_labels, slice_table
-from rsna_ich.dicom import get_dicom_files
-from rsna_ich.headers import scan, scan_paths
-from rsna_ich.labels import read_labels
-from rsna_ich.pixels import read_slice
-from rsna_ich.splits import PatientSplitter
+from rsna_ich.core.errors import DataError
+from rsna_ich.core.labels import LABELS
+from rsna_ich.dicom.files import get_dicom_files
+from rsna_ich.dicom.scanning import scan, scan_paths
+from rsna_ich.dicom.batch_hu import read_slice
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.data.tables import slice_table
+from rsna_ich.data.splits import PatientSplitter
+from rsna_ich.data.blocks import LabelBlock, get_file, get_labels
+from rsna_ich.data.loaders import CTBlock, ICHDataLoaders, balanced_weights
 
 @pytest.fixture(scope='module')
 def table(heads): return slice_table(scan(heads/'dicom'), read_labels(heads/'labels.csv'))
@@ -44,7 +47,7 @@ def test_unknown_labels_reach_the_batch_as_nan(table):
 
 @pytest.mark.parametrize('shape', [(100, 60), (60, 100), (64, 64), (33, 33)])
 def test_odd_sizes_are_squared_with_air(tmp_path, shape):
-    from rsna_ich.phantom import write_dicom
+    from rsna_ich.phantom.files import write_dicom
     write_dicom(tmp_path/'a', np.full(shape, 40, np.int16))
     x = read_slice(tmp_path/'a', 32)
     assert x.shape == (1, 32, 32) and x[0, 16, 16] == 40
@@ -119,9 +122,9 @@ def test_what_fastai_users_try(table, store_table):
     assert abs(batches(block.dataloaders(table, bs=64).valid)[0][0].mean()) < 1
 
 def test_files_of_a_block_are_scanned_once(heads, monkeypatch):
-    from rsna_ich import data
+    from rsna_ich.data import blocks
     scans = []
-    monkeypatch.setattr(data, 'scan_paths', lambda *a: scans.append(1) or scan_paths(*a))
+    monkeypatch.setattr(blocks, 'scan_paths', lambda *a: scans.append(1) or scan_paths(*a))
     block = DataBlock((CTBlock(32, dict(size=32)), LabelBlock), get_items=get_dicom_files, get_y=lambda p: [0.]*6,
         splitter=lambda items: (list(range(40)), list(range(40, 60))))
     dls = block.dataloaders(heads/'dicom', bs=10, num_workers=2)
@@ -130,7 +133,7 @@ def test_files_of_a_block_are_scanned_once(heads, monkeypatch):
 
 @pytest.fixture(scope='module')
 def store_table(heads, tmp_path_factory):
-    from rsna_ich.store import prepare
+    from rsna_ich.data.store import prepare
     store = prepare(scan(heads/'dicom'), tmp_path_factory.mktemp('st')/'store', size=32)
     return store, slice_table(store.index, read_labels(heads/'labels.csv'))
 

@@ -1,7 +1,7 @@
 "The demo at its full size, with the marks that it has to reach"
 import json, resource, subprocess, sys
 import pandas as pd, pytest
-from rsna_ich.core import LABELS
+from rsna_ich.core.labels import LABELS
 
 @pytest.mark.slow
 def test_demo(tmp_path):

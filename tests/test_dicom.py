@@ -7,10 +7,21 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 from pydicom.data import get_testdata_file
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
-from rsna_ich import dicom
-from rsna_ich.core import DicomError
-from rsna_ich.dicom import FLAGS, broken_coding, get_dicom_files, header_value, read_dicom, read_header, read_hu, stored_pixels, to_hu
-from rsna_ich.phantom import phantom_study, write_dicom
+from rsna_ich.dicom import decoder as decoder_module
+from rsna_ich.dicom.codecs import check_frame, pixel_fragments
+from rsna_ich.dicom.decoder import decoder
+from rsna_ich.dicom import display # gives paths their method show; chkstyle: ignore
+from rsna_ich.dicom.files import is_dicom
+from rsna_ich.core.errors import DicomError
+from rsna_ich.dicom.files import get_dicom_files
+from rsna_ich.dicom.elements import read_header
+from rsna_ich.dicom.fields import header_value
+from rsna_ich.dicom.hounsfield import broken_coding, to_hu
+from rsna_ich.dicom.checks import FLAGS
+from rsna_ich.dicom.stored import stored_pixels
+from rsna_ich.dicom.door import read_dicom, read_hu
+from rsna_ich.phantom.studies import phantom_study
+from rsna_ich.phantom.files import write_dicom
 
 def peer_hu(path):
     "What pydicom's own pixel array and rescale give, in float64"
@@ -56,7 +67,7 @@ def test_bundled_files_equal_pydicom(name):
 
 def test_every_bundled_header_equals_pydicoms():
     "All elements before the pixels, private ones and those in sequences as well"
-    paths,n = [p for p in sorted((Path(pydicom.__file__).parent/'data').rglob('*')) if dicom.is_dicom(p)],0
+    paths,n = [p for p in sorted((Path(pydicom.__file__).parent/'data').rglob('*')) if is_dicom(p)],0
     for path in paths:
         with warnings.catch_warnings(), pydicom.config.disable_value_validation():
             warnings.simplefilter('ignore')
@@ -264,7 +275,7 @@ def test_a_deflated_bomb_stays_small(good, tmp_path):
     meta = _saved(good, DeflatedExplicitVRLittleEndian)
     (tmp_path/'bomb').write_bytes(meta[:meta.index(b'RSNA_ICH')+8] + first + block*256)
     code = f"""
-from rsna_ich.dicom import read_header
+from rsna_ich.dicom.elements import read_header
 try: read_header({str(tmp_path/'bomb')!r})
 except Exception as e: print(type(e).__name__, e)
 print(*(o.split()[1] for o in open('/proc/self/status') if o.startswith('VmHWM')))"""
@@ -277,7 +288,7 @@ def _python(code, timeout=120): return subprocess.run([sys.executable, '-c', cod
 
 def _frame(data):
     "Where the one compressed frame of `data` begins, and its length"
-    (_,(start,n)),_ = dicom._fragments(data[(at := read_header(data).pixel_span[1]):])
+    (_,(start,n)),_ = pixel_fragments(data[(at := read_header(data).pixel_span[1]):])
     return at+start, n
 
 def _patched(data, at, new): return data[:at] + new + data[at+len(new):]
@@ -304,7 +315,7 @@ def test_a_damaged_jpeg2000_frame(good, at, new, says):
 
 def test_tiles_without_end():
     frame = struct.pack('>4H8IH3B', 0xFF4F, 0xFF51, 41, 0, 512, 512, 0, 0, 1, 1, 0, 0, 1, 15, 1, 1)
-    with pytest.raises(DicomError, match='262144 tiles'): dicom._check_frame(frame, 'j2k', 512, 512, 16, 16, 0)
+    with pytest.raises(DicomError, match='262144 tiles'): check_frame(frame, 'j2k', 512, 512, 16, 16, 0)
 
 def test_compressed_pixels_that_are_cut_off(good):
     rle = _saved(good, RLELossless)
@@ -315,10 +326,10 @@ def test_compressed_pixels_that_are_cut_off(good):
 def server(monkeypatch):
     "Start the decoding process with other code, and stop it afterwards"
     def start(code, before='pass'):
-        dicom._decoder.stop()
-        monkeypatch.setattr(dicom, '_SERVE', f'{before}; import os, time, rsna_ich.dicom as d; {code}; d._serve()')
+        decoder.stop()
+        monkeypatch.setattr(decoder_module, '_SERVE', f'{before}; import os, time, rsna_ich.dicom.decoder as d; {code}; d._serve()')
     yield start
-    dicom._decoder.stop()
+    decoder.stop()
 
 @pytest.mark.parametrize('code,says', [('d._decode = lambda *a: os.kill(os.getpid(), 11)', 'the decoder died'), ('d._decode = lambda *a: bytearray(1<<30)', 'need more than 536870912 bytes'),
     ("d._decode = lambda *a: b'short'", 'decode to 5 bytes, the header needs 8192'), ("d._answer = lambda *a: (b'?', b'')", 'damaged'),
@@ -329,15 +340,15 @@ def test_a_decoder_that_fails(good, server, code, says):
 
 def test_no_decoder_is_installed(good, server):
     server('pass', before="sys.modules['pylibjpeg'] = sys.modules['rle'] = None")
-    _refused(_saved(good, JPEG2000Lossless), 'install one with: pip install "pylibjpeg[all]"')
+    _refused(_saved(good, JPEG2000Lossless), 'install one with: pip install "pylibjpeg[all]" (the extra codecs')
     assert np.array_equal(read_hu(_saved(good, RLELossless)), read_hu(good)) # pydicom has its own for this
 
 def test_a_decoder_that_never_ends(good, server, monkeypatch):
     server('d._decode = lambda *a: time.sleep(99)')
-    monkeypatch.setattr(dicom, 'DECODE_SECONDS', .5)
+    monkeypatch.setattr(decoder_module, 'DECODE_SECONDS', .5)
     start = time.monotonic()
     _refused(_saved(good, RLELossless), 'more than 0.5 seconds')
-    assert time.monotonic() - start < 20 and dicom._decoder.proc is None
+    assert time.monotonic() - start < 20 and decoder.proc is None
 
 def test_a_decoder_that_was_harmed_before_is_replaced(good, server):
     server('n,old = [],d._decode; d._decode = lambda *a: (n.append(1), os._exit(1) if len(n) > 1 else 0, old(*a))[2]')
@@ -360,7 +371,7 @@ def test_data_loader_workers_after_threaded_torch(good, tmp_path):
     code = f"""
 import torch
 from torch.utils.data import DataLoader
-from rsna_ich.dicom import read_hu
+from rsna_ich.dicom.door import read_hu
 files = [{str(tmp_path)!r} + f'/{{i}}' for i in range(8)]*3
 torch.set_num_threads(2)
 (torch.randn(800, 800) @ torch.randn(800, 800)).sum()
@@ -376,9 +387,10 @@ def test_the_decoder_ends_with_its_parent(good, tmp_path):
     (tmp_path/'a').write_bytes(_saved(good, RLELossless))
     code = f"""
 import os, signal
-from rsna_ich import dicom
-dicom.read_hu({str(tmp_path/'a')!r})
-print(dicom._decoder.proc.pid, flush=True)
+from rsna_ich.dicom.decoder import decoder
+from rsna_ich.dicom.door import read_hu
+read_hu({str(tmp_path/'a')!r})
+print(decoder.proc.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)"""
     pid = int(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120).stdout)
     for _ in range(100):
@@ -392,11 +404,11 @@ def _alive(pid):
 
 def test_the_decoder_is_bounded_by_the_system(good):
     read_hu(_saved(good, RLELossless))
-    pid = dicom._decoder.proc.pid
+    pid = decoder.proc.pid
     assert resource.prlimit(pid, resource.RLIMIT_FSIZE) == resource.prlimit(pid, resource.RLIMIT_CORE) == (0, 0)
     assert resource.prlimit(pid, resource.RLIMIT_AS)[1] < 1<<30
     os.kill(pid, signal.SIGINT)
-    assert np.array_equal(read_hu(_saved(good, RLELossless)), read_hu(good)) and dicom._decoder.proc.pid == pid
+    assert np.array_equal(read_hu(_saved(good, RLELossless)), read_hu(good)) and decoder.proc.pid == pid
 
 def test_no_files_are_asked_for_that_are_none(tmp_path):
     "A pipe has no end, and nobody may be at the other one"

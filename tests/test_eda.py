@@ -1,11 +1,14 @@
 "The whole report: on phantoms, on the real slices, on the real labels and headers, and in a browser"
 import html, json, re, subprocess, sys
 import pandas as pd, pytest
-from rsna_ich.core import DataError, LABELS, RESEARCH_ONLY
-from rsna_ich.eda import eda, eda_table
-from rsna_ich.headers import save_headers, scan
-from rsna_ich.labels import read_labels
-from rsna_ich.stats import pixel_stats
+from rsna_ich.core.errors import DataError
+from rsna_ich.core.labels import LABELS
+from rsna_ich.core.messages import RESEARCH_ONLY
+from rsna_ich.dicom.header_files import save_headers
+from rsna_ich.dicom.scanning import header_table, scan
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.data.stats import pixel_stats
+from rsna_ich.eda.report import eda
 from test_cli import run
 from test_viewer import browse, chromium
 
@@ -93,7 +96,7 @@ def test_mistakes_are_told(heads, tmp_path):
     _,err = run('eda', '--folds', 1, code=1)
     assert '--folds must be 2 or more' in err
     save_headers(headers, tmp_path/'h.parquet')
-    assert eda_table(tmp_path/'h.parquet', '/elsewhere').attrs['root'] == '/elsewhere'
+    assert header_table(tmp_path/'h.parquet', '/elsewhere').attrs['root'] == '/elsewhere'
 
 def test_files_that_have_gone(heads, tmp_path):
     "Without its files a table still makes a report, of what it knows"

@@ -3,11 +3,13 @@ import ast, csv, gzip, json, math, statistics
 from collections import Counter, defaultdict
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
-from rsna_ich.core import DataError
-from rsna_ich.eda_headers import (coding_groups, column_table, drift, headers_section, missing_columns, psi, rule_masks, series_problems, series_table,
-    shared_patients, what_to_do, window_counts, with_geometry)
-from rsna_ich.headers import HEADER_COLS, header_frame, load_headers, read_header_csv, save_headers, scan
-from rsna_ich.labels import read_labels
+from rsna_ich.core.errors import DataError
+from rsna_ich.dicom.header_rows import HEADER_COLS, header_frame
+from rsna_ich.dicom.header_files import load_headers, read_header_csv, save_headers
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.eda.headers import (coding_groups, column_table, header_drift, headers_section, missing_columns, rule_actions, rule_masks,
+    series_problems, series_table, shared_patients, stability_index, window_counts, with_geometry)
 
 def numbers(text):
     "The numbers of a cell, by Python's own parser"
@@ -120,7 +122,7 @@ def test_what_is_no_header_csv(tmp_path):
 
 def test_nothing_is_odd_in_a_clean_set(clean):
     good = clean.assign(spacing_x=.5, spacing_y=.5, n_windows=1)
-    assert set(what_to_do(good).found) <= {'tilted by over 0.5 degrees'}
+    assert set(rule_actions(good).found) <= {'tilted by over 0.5 degrees'}
 
 def faulty(df, fault):
     "A copy with one fault, and the number of images or series that have it"
@@ -179,7 +181,7 @@ def test_a_patient_on_both_sides(clean):
     assert len(shared_patients(train, test)) == 0
     both = pd.concat([test, train[:7]])
     assert shared_patients(train, both).test.tolist() == [7]
-    todo = what_to_do(train, both).set_index('found')
+    todo = rule_actions(train, both).set_index('found')
     assert todo.images['patient in training and test'] == (train.patient == train.patient.iloc[0]).sum()
 
 def test_rates_of_codings(clean, heads):
@@ -199,8 +201,8 @@ column = st.lists(st.one_of(st.none(), st.integers(0, 5), st.floats(-100, 100)),
 @settings(deadline=None)
 @given(column, column)
 def test_laws_of_the_index(a, b):
-    assert psi(a, b) >= 0 and math.isfinite(psi(a, b))
-    assert psi(a, a) == 0 == psi(a, a.sample(frac=1, random_state=0))
+    assert stability_index(a, b) >= 0 and math.isfinite(stability_index(a, b))
+    assert stability_index(a, a) == 0 == stability_index(a, a.sample(frac=1, random_state=0))
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from('abc'), min_size=1), st.lists(st.sampled_from('bcd'), min_size=1))
@@ -208,11 +210,11 @@ def test_the_index_is_its_formula_and_symmetric(a, b):
     v = sorted({*a, *b})
     p,q = ([(o.count(k) + .5)/(len(o) + len(v)/2) for k in v] for o in (a, b))
     s = pd.Series(a, dtype='string'),pd.Series(b, dtype='string')
-    assert psi(*s) == pytest.approx(sum((y-x)*math.log(y/x) for x,y in zip(p, q))) == psi(*s[::-1])
+    assert stability_index(*s) == pytest.approx(sum((y-x)*math.log(y/x) for x,y in zip(p, q))) == stability_index(*s[::-1])
 
 def test_drift_names_the_column_that_moved(clean):
     moved = clean.assign(intercept=-1000., window_width=clean.window_width)
-    t = drift(clean.assign(intercept=-1024.), moved)
+    t = header_drift(clean.assign(intercept=-1024.), moved)
     assert t.column[0] == 'intercept' and t.reading[0] == 'strong' and (t.psi[1:] == 0).all()
     assert 'frames' in set(t.column) and not {'sop', 'patient', 'path', 'error'} & set(t.column)
 

@@ -4,14 +4,15 @@ import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
-from rsna_ich.core import LABELS, SUBTYPES
-from rsna_ich.eda_images import images_section
-from rsna_ich.eda_steps import augment_pictures, framed, steps_section
-from rsna_ich.gallery import Picture, by_coding, html_pictures, pick_by_label, pick_series, choose_slices, rainbow, read_picks, gallery_table, thumbnail
-from rsna_ich.headers import scan
-from rsna_ich.labels import read_labels
-from rsna_ich.phantom import CODINGS, write_phantom
-from rsna_ich.viewer import pack_hu, slice_viewer, unpack_hu
+from rsna_ich.core.labels import LABELS, SUBTYPES
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.report.gallery import (GalleryPicture, choose_slices, files_by_coding, gallery_table, html_pictures, pick_by_label,
+    pick_series, rainbow_rgb, read_picks, thumbnail)
+from rsna_ich.report.viewer import pack_hu, slice_viewer, unpack_hu
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.eda.images import images_section
+from rsna_ich.eda.steps import augment_pictures, steps_section, with_frame
+from rsna_ich.phantom.files import PHANTOM_CODINGS, write_phantom
 
 @given(arrays(np.int16, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_packing_loses_nothing(hu): assert (unpack_hu(pack_hu(hu), hu.shape) == hu).all()
@@ -45,7 +46,7 @@ def test_a_choice_lies_in_the_middle_of_the_head_and_is_spread_there():
 def studies(tmp_path_factory):
     "Headers and labels of four phantom studies, all labels and codings, one file with a broken header and one with lost pixels after the scan"
     root = tmp_path_factory.mktemp('studies')
-    write_phantom(root, studies=4, size=64, seed=6, n_slices=24, codings=list(CODINGS), prevalence={l:.1 for l in SUBTYPES})
+    write_phantom(root, studies=4, size=64, seed=6, n_slices=24, codings=list(PHANTOM_CODINGS), prevalence={l:.1 for l in SUBTYPES})
     files = sorted((root/'dicom').iterdir())
     files[0].write_bytes(files[0].read_bytes()[:400])
     headers = scan(root/'dicom')
@@ -93,7 +94,7 @@ def test_the_same_call_gives_the_same_page(studies):
 
 def test_nothing_from_the_data_becomes_html():
     evil = '"><script>alert(1)</script>'
-    page = html_pictures([Picture(None, evil), Picture(np.zeros((4, 4)), evil)], evil)
+    page = html_pictures([GalleryPicture(None, evil), GalleryPicture(np.zeros((4, 4)), evil)], evil)
     view = slice_viewer(np.zeros((2, 4, 4)), [evil]*2, [evil]*2, name=evil)
     assert '<script' not in page and view.count('<script') == view.count('</script') == 2
     data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', view)[1])
@@ -109,7 +110,7 @@ def test_the_page_holds_the_very_hu(studies):
 
 def test_a_thumbnail_is_the_picture():
     grey = np.tile(np.linspace(0, 1, 64), (64, 1))
-    for pixels in (grey, rainbow(grey*100)):
+    for pixels in (grey, rainbow_rgb(grey*100)):
         img = np.asarray(Image.open(io.BytesIO(base64.b64decode(thumbnail(pixels, 64).split(',')[1])))) / 255
         assert img.shape == pixels.shape and np.abs(img-pixels).mean() < .02
     assert Image.open(io.BytesIO(base64.b64decode(thumbnail(np.zeros((100, 50)), 64).split(',')[1]))).size == (32, 64)
@@ -117,7 +118,7 @@ def test_a_thumbnail_is_the_picture():
 @given(st.tuples(*[st.floats(-20, 30)]*4))
 def test_a_frame_fits_any_box(box):
     x0,x1,y0,y1 = *sorted(box[:2]),*sorted(box[2:])
-    res = framed(np.zeros((12, 10)), (x0, y0, x1, y1))
+    res = with_frame(np.zeros((12, 10)), (x0, y0, x1, y1))
     assert res.shape == (12, 10, 3) and set(np.unique(res)) <= {0, .6, .9}
 
 def test_augmentation_leaves_the_random_state_alone():
@@ -134,4 +135,4 @@ def test_sections_of_the_real_slices(real):
     assert images.numbers['shown'] == dict(epidural=1, intraparenchymal=6, intraventricular=6, subarachnoid=6, subdural=6, normal=6)
     assert (images.numbers['series_slices'], images.numbers['series_positive']) == (36, 11)
     assert len(images.html) + len(steps.html) < 7e6 and steps.numbers['slices'] == 24
-    assert len(by_coding(headers)) == 4
+    assert len(files_by_coding(headers)) == 4

@@ -4,10 +4,12 @@ import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import matthews_corrcoef
-from rsna_ich.core import DataError, LABELS, SUBTYPES
-from rsna_ich.eda_labels import (by_height, clustered, cooccurrence, group_counts, guessing_score, label_combinations, label_counts, label_oddities, label_runs,
-    labels_section, phi, plot_combinations, plot_cooccurrence, plot_height, plot_prevalence, plot_runs, strongest_pairs, subtypes_per_image)
-from rsna_ich.labels import read_labels, wilson
+from rsna_ich.core.errors import DataError
+from rsna_ich.core.labels import LABELS, SUBTYPES
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.eda.labels import (by_height, cooccurrence, correlation_order, group_counts, guessing_score, label_combinations,
+    label_counts, label_oddities, label_runs, labels_section, phi_coefficients, plot_combinations, plot_cooccurrence, plot_height,
+    plot_prevalence, plot_runs, strongest_pairs, subtypes_per_image, wilson)
 
 settings.register_profile('busy', deadline=None)
 settings.load_profile('busy')
@@ -43,7 +45,7 @@ def test_the_published_figures(kaggle):
 
 def test_the_figures_another_way(kaggle):
     v = kaggle[list(SUBTYPES)].to_numpy(int)
-    assert np.allclose(phi(kaggle), np.corrcoef(v.T), atol=1e-9)
+    assert np.allclose(phi_coefficients(kaggle), np.corrcoef(v.T), atol=1e-9)
     assert (cooccurrence(kaggle).to_numpy() == v.T @ v).all()
     alone = (v.sum(1) == 1) & (v[:,4] == 1)
     combos = label_combinations(kaggle)
@@ -57,12 +59,12 @@ def test_wilson_is_scipys(k, n):
 @given(st.integers(0, 10**6))
 def test_phi_is_matthews(seed):
     df = made_up(60, seed, unknown=.2)
-    m = phi(df)
+    m = phi_coefficients(df)
     for a,b in (('subdural', 'subarachnoid'), ('intraventricular', 'intraparenchymal')):
         both = df[[a, b]].dropna()
         one = both.nunique().min() < 2
         assert np.isnan(m.loc[a,b]) if one else m.loc[a,b] == pytest.approx(matthews_corrcoef(both[a], both[b]), abs=1e-9)
-    assert sorted(clustered(m)) == sorted(SUBTYPES)
+    assert sorted(correlation_order(m)) == sorted(SUBTYPES)
 
 def test_unknown_labels_count_nowhere():
     df = made_up(unknown=.3)
@@ -71,7 +73,7 @@ def test_unknown_labels_count_nowhere():
     assert subtypes_per_image(df).sum() == label_combinations(df).images.sum() == df[list(SUBTYPES)].notna().all(axis=1).sum()
 
 def test_the_score_of_guessing_is_the_metrics():
-    from rsna_ich.metrics import prevalence_log_loss
+    from rsna_ich.learn.metrics import prevalence_log_loss
     for df in (made_up(), made_up(unknown=.4), made_up(3, unknown=.9)):
         assert guessing_score(label_counts(df)) == pytest.approx(prevalence_log_loss(df), nan_ok=True)
 
@@ -126,4 +128,4 @@ def test_figures_draw_on_given_axes():
 
 def test_nothing_to_count():
     with pytest.raises(DataError, match='holds no image'): labels_section(made_up(4)[:0])
-    assert len(strongest_pairs(phi(table([[0]*6]*3)))) == 0
+    assert len(strongest_pairs(phi_coefficients(table([[0]*6]*3)))) == 0

@@ -3,11 +3,12 @@ import json
 from collections import defaultdict
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
-from rsna_ich.core import LABELS, DataError
-from rsna_ich.eda_pixels import NOISE, brain_table, labelled_pixels, odd_pictures, pixels_section, same_pictures
-from rsna_ich.headers import scan
-from rsna_ich.labels import read_labels
-from rsna_ich.stats import pixel_stats, slice_stats
+from rsna_ich.core.errors import DataError
+from rsna_ich.core.labels import LABELS
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.data.stats import pixel_stats, slice_stats
+from rsna_ich.eda.pixels import NOISE_ROUGHNESS, brain_table, labelled_pixels, odd_pictures, pixels_section, same_pictures
 
 def made_up(rows):
     "A table of (hash, patient, any, brain)"
@@ -41,7 +42,7 @@ def test_noise_is_found_and_heads_are_not(heads):
     df = pixel_stats(scan(heads/'dicom'))
     assert not len(odd_pictures(df))
     rng = np.random.default_rng(0)
-    for sd in (3, 300, 9000): assert slice_stats(rng.normal(0, sd, (64, 64)).clip(-2**15, 2**15-1).astype(np.int16)).roughness > 2*NOISE
+    for sd in (3, 300, 9000): assert slice_stats(rng.normal(0, sd, (64, 64)).clip(-2**15, 2**15-1).astype(np.int16)).roughness > 2*NOISE_ROUGHNESS
 
 def test_unreadable_slices_are_counted_and_left_out(heads):
     df = pixel_stats(scan(heads/'dicom'))
@@ -54,4 +55,4 @@ def test_real_slices(real):
     s = pixels_section(df, labels)
     assert s.numbers['slices'] == 333 and json.loads(json.dumps(s.numbers)) == s.numbers
     assert sum(o['labelled'] for o in s.numbers['brain']) == 264 and sum(o['positive'] for o in s.numbers['brain']) == 53
-    assert (s.numbers['constant'], s.numbers['noise'], s.numbers['same']) == (0, 0, 0) and df.roughness.max() < NOISE/10
+    assert (s.numbers['constant'], s.numbers['noise'], s.numbers['same']) == (0, 0, 0) and df.roughness.max() < NOISE_ROUGHNESS/10

@@ -4,10 +4,13 @@ from pathlib import Path
 import numpy as np, pandas as pd, pydicom, pytest
 from hypothesis import given, settings, strategies as st
 from tests.damage import damage
-from rsna_ich import headers as headers_module
-from rsna_ich.core import DataError
-from rsna_ich.headers import HEADER_COLS, file_paths, header_row, in_slice_order, load_headers, save_headers, scan, scan_to, slice_position
-from rsna_ich.phantom import write_dicom
+from rsna_ich.dicom import scanning
+from rsna_ich.core.errors import DataError
+from rsna_ich.dicom.header_rows import HEADER_COLS, header_row
+from rsna_ich.dicom.header_files import file_paths, load_headers, save_headers
+from rsna_ich.dicom.scanning import scan, scan_to
+from rsna_ich.dicom.series import in_slice_order, slice_position
+from rsna_ich.phantom.files import write_dicom
 
 CONTRACT = '''sop patient study series path pixel_offset pixel_bytes transfer_syntax rows cols bits_allocated bits_stored high_bit pixel_representation
 samples_per_pixel frames slope intercept window_center window_width n_windows x y z ix iy iz jx jy jz spacing_y spacing_x modality photometric flags error'''.split()
@@ -139,7 +142,7 @@ def test_the_two_real_series_are_evenly_spaced(real):
 
 def both_ways(path, codings):
     "The row of a file by the fast way (None when it isn't taken) and by pydicom"
-    fast = headers_module._row(str(path.parent), path.name, headers_module._head, 'CT', codings)
+    fast = scanning._row(str(path.parent), path.name, scanning._head, 'CT', codings)
     return fast, tuple(map((header_row(path) | dict(path=path.name)).get, HEADER_COLS))
 
 def same(a, b):
@@ -148,7 +151,7 @@ def same(a, b):
 
 def test_fast_and_slow_agree_on_real_files(real, monkeypatch):
     slow,codings = [],{}
-    monkeypatch.setattr(headers_module, 'header_row', lambda *a: slow.append(a) or header_row(*a))
+    monkeypatch.setattr(scanning, 'header_row', lambda *a: slow.append(a) or header_row(*a))
     paths = sorted((real/'dicom').iterdir())
     for p in paths: assert same(*both_ways(p, codings)), p.name
     assert len(slow) == len(codings) < 20 < len(paths), 'all but the first file of each coding go the fast way'
@@ -190,25 +193,25 @@ def test_fast_and_slow_agree_on_damaged_files(coded, which, changes):
 def test_a_header_longer_than_two_kib(tmp_path, monkeypatch):
     for i in range(3): write_dicom(tmp_path/f'{i}', np.zeros((16, 16), np.int16), ImageComments='x'*5000)
     slow = []
-    monkeypatch.setattr(headers_module, 'header_row', lambda *a: slow.append(a) or header_row(*a))
-    headers_module._codings.cache_clear()
+    monkeypatch.setattr(scanning, 'header_row', lambda *a: slow.append(a) or header_row(*a))
+    scanning._codings.cache_clear()
     df = scan(tmp_path)
     assert df.error.isna().all() and len(slow) == 1
 
 def test_any_number_of_processes_gives_the_same_table(heads, monkeypatch):
-    monkeypatch.setattr(headers_module, 'PART', 16)
+    monkeypatch.setattr(scanning, 'FILES_PER_PART', 16)
     pd.testing.assert_frame_equal(scan(heads/'dicom', workers=1), scan(heads/'dicom', workers=2))
 
 class Killed(Exception): "As a kill would end it"
 
 def test_a_scan_goes_on_where_it_was_stopped(heads, tmp_path, monkeypatch):
-    monkeypatch.setattr(headers_module, 'PART', 16)
-    part,calls = headers_module.header_part,[]
+    monkeypatch.setattr(scanning, 'FILES_PER_PART', 16)
+    part,calls = scanning.header_part,[]
     def dies(*args):
         calls.append(1)
         if len(calls) == 4: raise Killed
         return part(*args)
-    monkeypatch.setattr(headers_module, 'header_part', dies)
+    monkeypatch.setattr(scanning, 'header_part', dies)
     with pytest.raises(Killed): scan_to(tmp_path/'h.parquet', heads/'dicom', workers=1)
     assert not (tmp_path/'h.parquet').exists() and len(list((tmp_path/'h.parquet.part').iterdir())) == 3
     calls[:] = [1]*4
@@ -219,7 +222,7 @@ def test_a_scan_goes_on_where_it_was_stopped(heads, tmp_path, monkeypatch):
     assert df.attrs['root'] == str(heads/'dicom') and not (tmp_path/'h.parquet.part').exists()
 
 def test_the_rest_of_another_scan_is_not_taken(heads, tmp_path, monkeypatch):
-    monkeypatch.setattr(headers_module, '_join', lambda *a: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(scanning, '_join', lambda *a: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed): scan_to(tmp_path/'h.parquet', heads/'dicom', workers=1)
     monkeypatch.undo()
     with pytest.raises(DataError, match='another scan'): scan_to(tmp_path/'h.parquet', heads/'dicom', None, resume=True)
@@ -237,14 +240,14 @@ def test_a_table_written_into_the_scanned_folder_is_not_in_itself(heads, tmp_pat
         assert load_headers(tmp_path/'headers.parquet').error.isna().all()
 
 def test_files_that_come_and_go_while_they_are_listed(heads, tmp_path, monkeypatch):
-    monkeypatch.setattr(headers_module, 'PART', 4)
+    monkeypatch.setattr(scanning, 'FILES_PER_PART', 4)
     for f in sorted((heads/'dicom').iterdir())[:10]: shutil.copy(f, tmp_path/f.name)
-    names = headers_module.walk_names
+    names = scanning.walk_names
     for more in (['x', 'y', 'z'], []):
         counted = []
         def walk(root):
             yield from sorted([*names(root)][:10 if counted else 13 - len(more)*2] + (more if counted else []))
             counted.append(1)
-        monkeypatch.setattr(headers_module, 'walk_names', walk)
+        monkeypatch.setattr(scanning, 'walk_names', walk)
         n = scan_to(tmp_path.parent/'h.parquet', tmp_path, workers=1)
         assert n == len(load_headers(tmp_path.parent/'h.parquet')) == 10 + len(more)

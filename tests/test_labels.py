@@ -2,9 +2,11 @@
 import subprocess, sys
 import numpy as np, pandas as pd, pyarrow as pa, pytest
 from hypothesis import given, settings, strategies as st
-from rsna_ich import labels
-from rsna_ich.core import LABELS, SUBTYPES, LabelError
-from rsna_ich.labels import load_predictions, read_labels, save_predictions, to_long, write_labels, write_submission
+from rsna_ich.data import label_files
+from rsna_ich.core.errors import LabelError
+from rsna_ich.core.labels import LABELS, SUBTYPES
+from rsna_ich.data.label_files import read_labels, to_long, write_labels
+from rsna_ich.data.submission import load_predictions, save_predictions, write_submission
 
 tables = st.dictionaries(st.text('0123456789abcdef', min_size=1, max_size=9), st.lists(st.integers(0, 1), min_size=6, max_size=6), min_size=1, max_size=12).map(
     lambda d: pd.DataFrame([dict(sop=f'ID_{k}', **dict(zip(LABELS, v))) for k,v in d.items()]))
@@ -60,14 +62,14 @@ def test_six_lines_together_read_as_any_others(tmp_path_factory, lines):
     csv.write_text('\n'.join(['ID,Label', *(f'{s}_{l},{v}' for (s,l),v in lines)]), encoding='utf8')
     short = _answer(csv)
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(labels, '_sixes', lambda ids: None)
+        m.setattr(label_files, '_sixes', lambda ids: None)
         assert _answer(csv) == short
 
 @settings(max_examples=200, deadline=None)
 @given(lines=edited(), cut=st.integers(0, 48), block=st.sampled_from([6, 12, 600]))
 def test_six_lines_together_are_told_from_others(lines, cut, block):
     ids = [f'{s}_{l}' for (s,l),_ in lines]
-    six = labels._sixes(pa.chunked_array([ids[:cut], ids[cut:]], pa.string()), block)
+    six = label_files._sixes(pa.chunked_array([ids[:cut], ids[cut:]], pa.string()), block)
     order = [l for (_,l),_ in lines[:6]]
     sops = [s for (s,_),_ in lines[::6]]
     together = set(order) == set(LABELS) and ids == [f'{s}_{l}' for s in sops for l in order]
@@ -106,7 +108,7 @@ def test_submission_has_the_samples_order(tmp_path_factory, df, seed):
 def _preds(n=3): return pd.DataFrame(dict(sop=[f'ID_{i}' for i in range(n)], **dict.fromkeys(LABELS, .5)))
 
 @pytest.mark.parametrize('preds,says', [
-    (_preds(2), '6 ids of sample.csv have no prediction: ID_2'), (_preds(4), '6 predictions are not asked for'), (pd.concat([_preds(), _preds(1)]), 'more than one row: ID_0'),
+    (_preds(2), '6 ids of sample.csv have no prediction: ID_2'), (pd.concat([_preds(), _preds(1)]), 'more than one row: ID_0'),
     (_preds().assign(any=[.1, np.nan, .2]), 'no probability in 0..1: ID_1'), (_preds().assign(any=1.5), 'no probability'), (_preds().drop(columns='subdural'), 'lack the columns subdural'),
     (_preds().assign(sop=['ID_0', None, 'ID_2']), 'no id')])
 def test_bad_submissions_write_nothing(tmp_path, preds, says):
@@ -114,6 +116,16 @@ def test_bad_submissions_write_nothing(tmp_path, preds, says):
     with pytest.raises(LabelError) as e: write_submission(preds, tmp_path/'sample.csv', tmp_path/'sub.csv')
     assert says in str(e.value)
     assert [o.name for o in tmp_path.iterdir()] == ['sample.csv']
+
+def test_what_is_not_asked_for_is_left_out_and_told(tmp_path):
+    "Predictions of the whole archive, some of whose training files could not be read or lie there twice"
+    to_long(_preds()).to_csv(tmp_path/'sample.csv', index=False)
+    more = _preds(6).assign(any=.9, error=[None]*4 + ['damaged']*2)[3:]
+    more.loc[5, list(LABELS)] = np.nan
+    res = write_submission(pd.concat([more, more[:1], _preds()]), tmp_path/'sample.csv', tmp_path/'sub.csv')
+    assert res.attrs['extra'] == ['ID_3', 'ID_4', 'ID_5'] and len(res) == 18
+    filled = write_submission(pd.concat([more[:2], _preds(2)]), tmp_path/'sample.csv', tmp_path/'sub.csv', fill=True).set_index('ID')
+    assert filled.attrs['filled'] == ['ID_2'] and np.isclose(filled.Label['ID_2_any'], .5)
 
 def test_a_stray_file_does_not_block_a_submission(tmp_path):
     to_long(_preds()).to_csv(tmp_path/'sample.csv', index=False)
@@ -131,7 +143,7 @@ def test_what_can_not_be_read_gets_the_mean_when_asked(tmp_path, preds):
     got = pd.read_csv(tmp_path/'sub.csv').set_index('ID').Label
     assert np.allclose(got[['ID_0_any', 'ID_1_any', 'ID_2_any', 'ID_1_subdural']], [.1, .45, .8, .5])
 
-@pytest.mark.parametrize('preds,says', [(_preds(4), 'not asked for'), (_preds().assign(sop=['a', 'b', 'c']), '18 ids of sample.csv have no prediction'),
+@pytest.mark.parametrize('preds,says', [(_preds().assign(sop=['a', 'b', 'c']), '18 ids of sample.csv have no prediction'),
     (_preds().assign(any=[.1, np.nan, .2]), 'no probability in 0..1: ID_1'), (_preds().assign(any=1.5), 'no probability')])
 def test_filling_hides_no_mistake(tmp_path, preds, says):
     to_long(_preds()).to_csv(tmp_path/'sample.csv', index=False)

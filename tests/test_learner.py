@@ -1,14 +1,16 @@
 "Models: seeds, folders that were touched, and prediction that does not depend on its company"
 import json
 import numpy as np, pytest
-from rsna_ich.core import DataError, LABELS, ModelError, RsnaIchError
-from rsna_ich.data import slice_table
-from rsna_ich.evaluate import seen_patients
-from rsna_ich.headers import scan
-from rsna_ich.infer import predict
-from rsna_ich.labels import read_labels
-from rsna_ich.learner import load_model, train_model
-from rsna_ich.phantom import write_dicom
+from rsna_ich.core.errors import DataError, ModelError, RsnaIchError
+from rsna_ich.core.labels import LABELS
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.data.tables import slice_table
+from rsna_ich.learn.saving import load_model
+from rsna_ich.learn.training import train_model
+from rsna_ich.answer.inference import predict
+from rsna_ich.answer.evaluation import seen_patients
+from rsna_ich.phantom.files import write_dicom
 
 @pytest.fixture(scope='module')
 def table(heads): return slice_table(scan(heads/'dicom'), read_labels(heads/'labels.csv'))
@@ -45,7 +47,7 @@ def test_the_answer_is_calibrated_and_its_data_is_told(model, table):
     assert np.allclose(softer, 1/(1+np.sqrt(1/plain-1)), atol=1e-5) and (softer[:,0] == softer.max(1)).all()
 
 def test_the_prevalence_is_put_right_before_the_temperature(model):
-    from rsna_ich.data import correct_prior
+    from rsna_ich.learn.prior import correct_prior
     learn,p = load_model(model),np.random.default_rng(0).uniform(.01, .99, (50, 6))
     learn.negatives_kept,learn.calibration = .2,dict(temperature=dict.fromkeys(LABELS, 2.))
     assert np.allclose(learn.answer(p)[:,1:], 1/(1+np.sqrt(1/correct_prior(p, .2)-1))[:,1:])
@@ -80,7 +82,7 @@ def test_training_patients_are_recognised(model, table):
     assert not set(table.patient) & set(train['patient_hashes'])
 
 def test_views_of_training_data_are_not_augmented(model, table):
-    from rsna_ich.data import ICHDataLoaders
+    from rsna_ich.data.loaders import ICHDataLoaders
     learn = load_model(model, ICHDataLoaders.from_table(table, size=32, n_folds=3, bs=16))
     dl = learn.dls.train.new(shuffle=False, drop_last=False)
     assert np.array_equal(learn.tta(dl=dl)[0], learn.tta(dl=dl)[0])
@@ -96,7 +98,7 @@ def test_bad_files_keep_their_rows(model, table, tmp_path):
     assert np.allclose(df['any'][[1, 4]].astype(float), predict(list(table.file[:2]), model)['any'].astype(float), atol=1e-5)
 
 def test_training_goes_on_from_a_saved_model(model, table):
-    from rsna_ich.data import ICHDataLoaders
+    from rsna_ich.data.loaders import ICHDataLoaders
     learn = load_model(model, ICHDataLoaders.from_table(table, size=32, n_folds=3, bs=16))
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, 1e-3)
     assert len(learn.recorder.values) == 1
@@ -144,6 +146,6 @@ def test_a_pickle_in_place_of_the_weights_is_not_run(model, tmp_path):
 def test_no_network_is_said(table):
     "`build_model` turns any failure to fetch weights into one line"
     from unittest import mock
-    from rsna_ich import learner
-    with mock.patch.object(learner, 'create_timm_model', side_effect=OSError("no route")), pytest.raises(ModelError, match='pass pretrained=False'):
-        learner.build_model('resnet18', 3, True)
+    from rsna_ich.learn import bodies
+    with mock.patch.object(bodies, 'create_timm_model', side_effect=OSError("no route")), pytest.raises(ModelError, match='pass pretrained=False'):
+        bodies.build_model('resnet18', 3, True)

@@ -1,23 +1,31 @@
 "The compiled loops say what torch's operations say; threads, forks, and a disk that can't be written to"
-import pickle, subprocess, sys, time
-from contextlib import contextmanager
+import os, pickle, subprocess, sys, time
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from threading import Barrier
 from unittest.mock import patch
 import numba, numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from rsna_ich import loops, pixels, store, windows
-from rsna_ich.core import DataError
-from rsna_ich.loops import Threads, compiled, in_parts
-from rsna_ich.pixels import Coding, area_mean, stored_to_hu
-from rsna_ich.store import from_codes, hu_levels, to_codes
-from rsna_ich.windows import AIR, DENSEST, CTTransform, CropHead, HistScale, RandomWindow, Window
+from rsna_ich.core import loops
+from rsna_ich.data import store
+from rsna_ich.dicom import batch_hu
+from rsna_ich.vision import crop, hu, windowing
+from rsna_ich.core.errors import DataError
+from rsna_ich.core.loops import ThreadTeam, compiled_loop, run_in_parts
+from rsna_ich.dicom.batch_hu import PixelCoding, area_mean, stored_to_hu
+from rsna_ich.vision.hu import AIR, DENSEST_HU
+from rsna_ich.vision.windowing import HistScale, RandomWindow, Window
+from rsna_ich.vision.crop import CropHead
+from rsna_ich.vision.chain import CTTransform
+from rsna_ich.data.store import from_codes, hu_levels, to_codes
 
 @contextmanager
 def whole_batches():
     "Torch's operations in place of the loops"
-    with patch.object(pixels, 'can_loop', lambda _: False), patch.object(windows, 'can_loop', lambda _: False), patch.object(store, 'can_loop', lambda _: False): yield
+    with ExitStack() as stack:
+        for o in (batch_hu, crop, hu, store, windowing): stack.enter_context(patch.object(o, 'runs_as_loop', lambda _: False))
+        yield
 
 def both(f):
     with torch.no_grad():
@@ -43,7 +51,7 @@ codings = st.tuples(int16s, int16s, int16s, st.sampled_from([1., .5, -1., 3.]), 
 @given(st.lists(codings, min_size=1, max_size=5), st.integers(1, 4), st.integers(1, 5), st.integers(0, 99))
 def test_hu_of_any_coding(codings, size, k, seed):
     mask,flip,less,slope,intercept,fix = zip(*codings)
-    c = Coding(*(np.array(o, np.int16) for o in (mask, flip, less)), np.array(slope, np.float32), np.array(intercept, np.float32), np.array(fix))
+    c = PixelCoding(*(np.array(o, np.int16) for o in (mask, flip, less)), np.array(slope, np.float32), np.array(intercept, np.float32), np.array(fix))
     px = torch.from_numpy(np.random.default_rng(seed).integers(-32768, 32768, (len(codings), 1, size*k, size*k)).astype(np.int16))
     torch.testing.assert_close(*both(lambda: stored_to_hu(px.clone(), c, size)), rtol=0, atol=0)
 
@@ -92,7 +100,7 @@ def test_the_whole_chain(how, side, seed):
 @given(st.lists(st.floats(-2000, 4000, width=32), min_size=1, max_size=50))
 def test_codes(hu):
     levels = torch.from_numpy(hu_levels())
-    x = torch.tensor(hu + levels.tolist() + ((levels[1:] + levels[:-1])/2).tolist() + [AIR, DENSEST])
+    x = torch.tensor(hu + levels.tolist() + ((levels[1:] + levels[:-1])/2).tolist() + [AIR, DENSEST_HU])
     codes = both(lambda: to_codes(x, levels))
     assert torch.equal(*codes)
     assert torch.equal(*both(lambda: from_codes(levels, codes[0].reshape(-1, 1))))
@@ -104,7 +112,7 @@ def test_codes_of_what_is_no_hu():
 
 def test_what_a_loop_would_read_beyond_is_refused():
     with pytest.raises(DataError, match='only square'): area_mean(torch.zeros(2, 4, 8), 4)
-    good = Coding(*np.zeros((3, 2), np.int16), *np.ones((2, 2), np.float32), np.zeros(2, bool))
+    good = PixelCoding(*np.zeros((3, 2), np.int16), *np.ones((2, 2), np.float32), np.zeros(2, bool))
     for px in (torch.zeros(3, 1, 4, 4), torch.zeros(2, 1, 4, 8), torch.zeros(2, 4, 4), torch.zeros(2, 1, 0, 0)):
         with pytest.raises(DataError, match='2 codings'): stored_to_hu(px.short(), good, 4)
     with pytest.raises(DataError, match='one batch'): stored_to_hu(torch.zeros(2, 1, 4, 4).short(), replace(good, fix=good.fix[:1]), 4)
@@ -132,11 +140,11 @@ def test_any_number_of_threads_gives_the_same(n):
 
 def test_what_fails_in_a_thread_is_raised():
     def f(i): raise ValueError(f'{i}')
-    with pytest.raises(ValueError): Threads(2).map(f, [1, 2])
-    with pytest.raises(ValueError): in_parts(f, 64)
+    with pytest.raises(ValueError): ThreadTeam(2).map(f, [1, 2])
+    with pytest.raises(ValueError): run_in_parts(f, 64)
 
 def test_a_pool_goes_on_in_a_pickle_and_after_a_fork():
-    pool = Threads(2)
+    pool = ThreadTeam(2)
     assert pool.map(abs, [-1]) == pickle.loads(pickle.dumps(pool)).map(abs, [-1]) == [1]
     with get_context('fork').Pool(1) as p: assert p.apply_async(pool.map, (abs, [-2])).get(timeout=60) == [2]
 
@@ -144,8 +152,8 @@ def test_a_part_may_be_shared_out_again():
     done,both_run = [],Barrier(2)
     def part(i):
         both_run.wait(timeout=60)
-        in_parts(lambda j: done.append(j), 16)
-    with patch.object(loops, '_threads', Threads(2)), patch.object(torch, 'get_num_threads', lambda: 2): in_parts(part, 16)
+        run_in_parts(lambda j: done.append(j), 16)
+    with patch.object(loops, '_threads', ThreadTeam(2)), patch.object(torch, 'get_num_threads', lambda: 2): run_in_parts(part, 16)
     assert len(done) == 4
 
 def test_all_is_done_when_something_is_raised():
@@ -154,7 +162,7 @@ def test_all_is_done_when_something_is_raised():
         if not i: raise ValueError('no')
         time.sleep(.2)
         done.append(i)
-    with pytest.raises(ValueError): Threads(2).map(f, [0, 1])
+    with pytest.raises(ValueError): ThreadTeam(2).map(f, [0, 1])
     assert done == [1]
 
 def test_a_recorded_graph_holds_the_steps():
@@ -163,26 +171,27 @@ def test_a_recorded_graph_holds_the_steps():
 
 @pytest.mark.parametrize('what', ['empty', 'full disk'])
 def test_what_was_kept_is_damaged(what, tmp_path):
-    (tmp_path/'mine.py').write_text('from rsna_ich.loops import compiled\n@compiled\ndef double(x): return 2*x\n')
+    (tmp_path/'mine.py').write_text('from rsna_ich.core.loops import compiled_loop\n@compiled_loop\ndef double(x): return 2*x\n')
     limit = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); ' if what == 'full disk' else ''
-    run = lambda code: subprocess.run([sys.executable, '-c', code+'import mine; print(mine.double(4))'], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+    env = {k:v for k,v in os.environ.items() if k != 'NUMBA_CACHE_DIR'} | dict(XDG_CACHE_HOME=str(tmp_path/'cache'))
+    run = lambda code: subprocess.run([sys.executable, '-c', code+'import mine; print(mine.double(4))'], cwd=tmp_path, env=env, capture_output=True, text=True).stdout.strip()
     if what == 'empty':
         assert run('') == '8'
-        kept = list((tmp_path/'__pycache__').glob('*.nbi'))
-        assert kept
+        kept = list((tmp_path/'cache').rglob('*.nbi'))
+        assert kept and not list((tmp_path/'__pycache__').glob('*.nb[ic]'))
         for o in kept: o.write_bytes(b'')
     assert run(limit) == '8'
 
 def test_a_fork_while_something_is_compiled():
     code = """import os, threading, time
-from rsna_ich.loops import compiled
+from rsna_ich.core.loops import compiled_loop
 from numba.core.compiler_lock import global_compiler_lock as lock
 def hold():
     with lock: time.sleep(1)
 threading.Thread(target=hold).start()
 time.sleep(.3)
 pid = os.fork()
-if not pid: os._exit(compiled(lambda x: 2*x)(21))
+if not pid: os._exit(compiled_loop(lambda x: 2*x)(21))
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))"""
     assert subprocess.run([sys.executable, '-c', code], timeout=120).returncode == 42
 
@@ -191,9 +200,14 @@ def test_nowhere_to_keep_what_was_compiled():
     def njit(f, cache=False, **kwargs):
         if cache: raise RuntimeError('cannot cache function: no locator available')
         return kept(f, **kwargs)
-    with patch.object(loops, 'njit', njit): double = compiled(lambda x: 2*x)
+    with patch.object(loops, 'njit', njit): double = compiled_loop(lambda x: 2*x)
     assert double(3) == 6
 
+def test_loops_run_uncompiled_for_a_debugger():
+    code = 'from rsna_ich.vision import windowing as w; import torch; assert not hasattr(w._grey, "signatures"); print(w.Window("brain")(torch.full((1, 1, 2, 2), 40)).mean().item())'
+    r = subprocess.run([sys.executable, '-c', code], env=os.environ | dict(NUMBA_DISABLE_JIT='1'), capture_output=True, text=True)
+    assert r.stdout.strip() == '0.5', r.stderr
+
 def test_importing_compiles_nothing():
-    code = 'import rsna_ich.pixels, rsna_ich.stats, rsna_ich.store, rsna_ich.windows as w; import sys; sys.exit(len(w._grey.signatures))'
+    code = 'import rsna_ich.dicom.reader, rsna_ich.data.store, rsna_ich.vision.chain, rsna_ich.vision.windowing as w; import sys; sys.exit(len(w._grey.signatures))'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0

@@ -4,10 +4,12 @@ import matplotlib, numpy as np, pandas as pd, pytest, torch
 from hypothesis import assume, given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn import metrics as skm
-from rsna_ich.core import DataError, LABELS, LABEL_WEIGHTS
-from rsna_ich.metrics import (WeightedLogLoss, accuracy_any, auc, auc_any, average_precision, ich_metrics, label_metrics, plot_pr, plot_roc,
+from rsna_ich.core.errors import DataError
+from rsna_ich.core.labels import LABELS, LABEL_WEIGHTS
+from rsna_ich.report.plots import LABEL_COLORS
+from rsna_ich.learn.metrics import (WeightedLogLoss, accuracy_any, auc, auc_any, average_precision, ich_metrics, label_metrics,
     prevalence_log_loss, summarise, weighted_log_loss)
-from rsna_ich.plots import LABEL_COLORS
+from rsna_ich.answer.figures import plot_pr, plot_roc
 
 settings.register_profile('shared machine', deadline=None)
 settings.load_profile('shared machine')
@@ -222,7 +224,7 @@ def test_curves_draw_on_a_given_axes():
 # -- with fastai
 
 def test_import_leaves_fastai_alone():
-    code = "import sys, rsna_ich.metrics; sys.exit(any(o.split('.')[0]=='fastai' for o in sys.modules))"
+    code = "import sys, rsna_ich.learn.metrics; sys.exit(any(o.split('.')[0]=='fastai' for o in sys.modules))"
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 def same():

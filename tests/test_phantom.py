@@ -6,11 +6,17 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
-from rsna_ich.core import LABELS, SUBTYPES, DataError
-from rsna_ich.dicom import read_header, read_hu
-from rsna_ich.headers import HEADER_COLS, header_frame, scan
-from rsna_ich.phantom import (BROKEN_CODINGS, CODINGS, MAX_SEED, MAX_STUDIES, MIN_AREA, PREVALENCE, _data_bytes, _header, _id, _ids, _meta, _meta_bytes,
-    phantom_montage, phantom_study, phantom_volumes, write_dicom, write_headers_like, write_phantom)
+from rsna_ich.core.errors import DataError
+from rsna_ich.core.labels import LABELS, SUBTYPES
+from rsna_ich.dicom.elements import read_header
+from rsna_ich.dicom.door import read_hu
+from rsna_ich.dicom.header_rows import HEADER_COLS, header_frame
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.phantom.bleeds import PHANTOM_PREVALENCE
+from rsna_ich.phantom.studies import MIN_BLEED_AREA, phantom_montage, phantom_study, phantom_volumes
+from rsna_ich.phantom.files import (BROKEN_CODINGS, MAX_SEED, MAX_STUDIES, PHANTOM_CODINGS, _id, _ids, dicom_header, file_meta,
+    write_dicom, write_phantom)
+from rsna_ich.phantom.headers_like import _data_bytes, _meta_bytes, write_headers_like
 
 pytestmark = pytest.mark.filterwarnings('ignore:Invalid value for VR UI')  # RSNA's ids are no UIDs
 
@@ -37,17 +43,17 @@ def holds(coding):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp('phantom')/'a'
-    return out, write_phantom(out, studies=6, size=96, seed=3, prevalence={k:.15 for k in SUBTYPES}, codings=list(CODINGS))
+    return out, write_phantom(out, studies=6, size=96, seed=3, prevalence={k:.15 for k in SUBTYPES}, codings=list(PHANTOM_CODINGS))
 
 def test_same_seed_same_bytes(folder, tmp_path):
     out,df = folder
-    again = write_phantom(tmp_path/'b', studies=6, size=96, seed=3, prevalence={k:.15 for k in SUBTYPES}, codings=list(CODINGS))
+    again = write_phantom(tmp_path/'b', studies=6, size=96, seed=3, prevalence={k:.15 for k in SUBTYPES}, codings=list(PHANTOM_CODINGS))
     pd.testing.assert_frame_equal(df, again)
     assert digest(out) == digest(tmp_path/'b')
 
 def test_more_studies_keep_the_first(folder, tmp_path):
     out,df = folder
-    write_phantom(tmp_path/'b', studies=1, size=96, seed=3, prevalence={k:.15 for k in SUBTYPES}, codings=list(CODINGS))
+    write_phantom(tmp_path/'b', studies=1, size=96, seed=3, prevalence={k:.15 for k in SUBTYPES}, codings=list(PHANTOM_CODINGS))
     first = {k:v for k,v in digest(tmp_path/'b').items() if k.startswith('dicom')}
     assert first.items() <= digest(out).items()
 
@@ -70,7 +76,7 @@ def test_patients_of_two_seeds_are_disjoint(folder, tmp_path):
     assert df.sop.is_unique and df.groupby('patient').study.nunique().eq(1).all()
 
 @pytest.mark.parametrize('implicit', [False, True])
-@pytest.mark.parametrize('coding', CODINGS)
+@pytest.mark.parametrize('coding', PHANTOM_CODINGS)
 def test_codings_give_back_hu(coding, implicit, tmp_path):
     hu = np.random.default_rng(0).integers(-1024, 3072, (48, 40)).astype(np.int16)
     hu.flat[:4] = -1024, -1000, 0, 3071
@@ -80,7 +86,7 @@ def test_codings_give_back_hu(coding, implicit, tmp_path):
     np.testing.assert_array_equal(to_hu(ds, px), np.clip(hu, *holds(coding)))
 
 @settings(deadline=None, max_examples=40)
-@given(hu=st.lists(st.integers(-2000, 4000), min_size=4, max_size=4), coding=st.sampled_from(list(CODINGS)))
+@given(hu=st.lists(st.integers(-2000, 4000), min_size=4, max_size=4), coding=st.sampled_from(list(PHANTOM_CODINGS)))
 def test_any_value_is_clipped_never_wrapped(hu, coding, tmp_path_factory):
     hu = np.array(hu, np.int16).reshape(2, 2)
     ds,px = read(write_dicom(tmp_path_factory.mktemp('x')/'ID_1.dcm', hu, coding))
@@ -119,7 +125,7 @@ def test_labels_are_the_masks(folder):
             m = mask.get(r['sop'], np.zeros((1,1), np.uint8))
             area = [np.count_nonzero(m>>k&1)*px_mm2[r['series']] for k in range(5)]
             assert [r[k] for k in LABELS] == [int(m.any()), *[int(a > 0) for a in area]]
-            assert all(a == 0 or a >= MIN_AREA*(1-1e-4) for a in area)
+            assert all(a == 0 or a >= MIN_BLEED_AREA*(1-1e-4) for a in area)
             seen += r['any']
     assert seen > 20
 
@@ -168,7 +174,7 @@ def test_prevalence_over_many_studies():
     labels = [phantom_study((77, i), 64).labels for i in range(110)]
     share = dict(zip(LABELS, np.concatenate(labels).mean(0)))
     assert .09 < share['any'] < .20, share
-    for k in SUBTYPES: assert abs(share[k]-PREVALENCE[k]) < .4*PREVALENCE[k]+.006, share
+    for k in SUBTYPES: assert abs(share[k]-PHANTOM_PREVALENCE[k]) < .4*PHANTOM_PREVALENCE[k]+.006, share
     study = np.array([o.max(0) for o in labels])
     assert .28 < study[:,0].mean() < .52
     iph,ivh = study[:,LABELS.index('intraparenchymal')], study[:,LABELS.index('intraventricular')]
@@ -199,7 +205,7 @@ def test_write_dicom_refuses_what_is_no_slice(hu, tmp_path):
     assert not (tmp_path/'x.dcm').exists()
 
 def test_a_stopped_run_does_not_look_finished(tmp_path, monkeypatch):
-    import rsna_ich.phantom as P
+    import rsna_ich.phantom.files as P
     real,calls = P.write_dicom, []
     def stops(*a, **k):
         calls.append(1)
@@ -294,18 +300,19 @@ def test_holes_take_no_disk(tmp_path):
     assert stat.st_size > 2<<20 and stat.st_blocks*512 < 1<<18
 
 @settings(deadline=None, max_examples=60)
-@given(coding=st.sampled_from(list(CODINGS)), implicit=st.booleans(), numbers=st.lists(st.decimals(-999, 999, places=4).map(str), min_size=1, max_size=5),
+@given(coding=st.sampled_from(list(PHANTOM_CODINGS)), implicit=st.booleans(),
+    numbers=st.lists(st.decimals(-999, 999, places=4).map(str), min_size=1, max_size=5),
     text=st.text('abcXYZ019_. -', max_size=60).map(str.strip))
 def test_data_bytes_are_pydicom_s(coding, implicit, numbers, text, tmp_path_factory):
     hu,tags = np.zeros((2,4), int), dict(WindowCenter=numbers, PatientID=text, SeriesInstanceUID=text.replace(' ', ''))
     raw = write_dicom(tmp_path_factory.mktemp('x')/'ID_1.dcm', hu, coding, implicit, **tags).read_bytes()
-    ours = _data_bytes({k:'\\'.join(v) if isinstance(v, list) else v for k,v in _header(hu, coding, .488281, 'ID_1', tags).items()}, implicit, 16)
+    ours = _data_bytes({k:'\\'.join(v) if isinstance(v, list) else v for k,v in dicom_header(hu, coding, .488281, 'ID_1', tags).items()}, implicit, 16)
     assert raw[:-16].endswith(ours) and ours.startswith(b'\x08\x00\x18\x00')
 
 @pytest.mark.parametrize('implicit', [False, True])
 def test_meta_bytes_are_pydicom_s(implicit):
     m,out = FileMetaDataset(),DicomBytesIO()
-    for k,v in _meta('ID_000012eaf', implicit).items(): setattr(m, k, v)
+    for k,v in file_meta('ID_000012eaf', implicit).items(): setattr(m, k, v)
     write_file_meta_info(out, m, enforce_standard=not implicit)
     assert _meta_bytes('ID_000012eaf', implicit) == bytes(128) + b'DICM' + out.getvalue()
 
@@ -336,7 +343,7 @@ def test_limit_and_refusals_of_files_like_a_table(tmp_path):
     assert digest(tmp_path/'a') == before and not (tmp_path/'b').exists()
 
 def test_a_stopped_run_leaves_no_files_like_a_table(tmp_path, monkeypatch):
-    import rsna_ich.phantom as P
+    import rsna_ich.phantom.headers_like as P
     real,calls = P._write_like, []
     def stops(*a):
         calls.append(1)

@@ -2,11 +2,14 @@
 import os, pickle, threading
 import numpy as np, pandas as pd, pydicom, pytest, torch
 from hypothesis import given, settings, strategies as st
-from rsna_ich.core import DataError, DicomError
-from rsna_ich.dicom import broken_coding, read_dicom, read_hu, to_hu
-from rsna_ich.headers import scan
-from rsna_ich.phantom import write_dicom
-from rsna_ich.pixels import Buffers, Coding, SliceReader, area_mean, changed_pixels, read_slice, stored_to_hu
+from rsna_ich.core.errors import DataError, DicomError
+from rsna_ich.core.buffers import BufferPool
+from rsna_ich.dicom.hounsfield import broken_coding, to_hu
+from rsna_ich.dicom.door import read_dicom, read_hu
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.dicom.batch_hu import PixelCoding, area_mean, read_slice, stored_to_hu
+from rsna_ich.dicom.reader import SliceReader, changed_pixels
+from rsna_ich.phantom.files import write_dicom
 from tests.damage import damage
 
 codings = st.tuples(st.integers(2, 16), st.integers(0, 1), st.sampled_from([1., 1., 1., .5, 2., -1.]), st.sampled_from([-1024, -1000, 0, 1, 7, -8192]))
@@ -17,7 +20,7 @@ def test_hu_of_a_batch_is_hu_of_its_slices(codings, seed):
     "Any bits, signed or not, any rescale; what lies above the stored bits is noise"
     df = pd.DataFrame(codings, columns='bits_stored pixel_representation slope intercept'.split())
     raw = np.random.default_rng(seed).integers(0, 2**16, (len(df), 4, 4), np.uint16)
-    got = stored_to_hu(torch.from_numpy(raw.view(np.int16).copy())[:,None], Coding.of(df), 4)[:,0].numpy()
+    got = stored_to_hu(torch.from_numpy(raw.view(np.int16).copy())[:,None], PixelCoding.of(df), 4)[:,0].numpy()
     for x,px,(bits,signed,slope,intercept) in zip(got, raw, codings):
         px = px.view(np.int16 if signed else np.uint16)
         px = (px << (16-bits)) >> (16-bits)
@@ -27,11 +30,11 @@ def test_hu_of_a_batch_is_hu_of_its_slices(codings, seed):
 def test_the_rsna_codings():
     df = pd.DataFrame([(16, 1, -1024), (12, 0, -1024), (12, 0, -1000), (16, 1, 0), (12, 1, 0), (12, 0, 0), (12, 0, 1)],
         columns='bits_stored pixel_representation intercept'.split()).assign(slope=1.)
-    assert Coding.of(df).fix.tolist() == [False]*5 + [True]*2
+    assert PixelCoding.of(df).fix.tolist() == [False]*5 + [True]*2
     hu = np.array([-1000, 0, 40, 1000])
     stored = [hu+1024, hu+1024, hu+1000, hu, hu & 4095, hu & 4095, hu & 4095]
     px = torch.from_numpy(np.stack(stored).astype(np.int16)).reshape(7, 1, 2, 2)
-    assert (stored_to_hu(px, Coding.of(df), 2).reshape(7, 4).numpy() == hu).all()
+    assert (stored_to_hu(px, PixelCoding.of(df), 2).reshape(7, 4).numpy() == hu).all()
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 8), st.integers(1, 5), st.integers(1, 3), st.integers(0, 99))
@@ -103,7 +106,7 @@ def test_a_table_without_root():
     with pytest.raises(DataError, match='root'): SliceReader(pd.DataFrame(dict(path=['a'])), 8)
 
 def test_buffers_are_never_lent_twice():
-    pool,seen = Buffers(most=4),[]
+    pool,seen = BufferPool(most=4),[]
     def work():
         for _ in range(300):
             a = pool.take((8,))
@@ -122,7 +125,7 @@ def test_nothing_but_air_where_a_slice_is_missing(table):
 
 def test_what_the_pixels_deserve_to_have_said(tmp_path):
     "A slice whose HU are shifted by a wrong intercept is read and flagged, the same by the batch as alone"
-    from rsna_ich.phantom import phantom_study
+    from rsna_ich.phantom.studies import phantom_study
     hu = phantom_study(0, 64, n_slices=3).hu[1]
     for name,kw in dict(good={}, shifted=dict(RescaleIntercept='2000')).items(): write_dicom(tmp_path/name, hu, **kw)
     df = scan(tmp_path)
@@ -133,7 +136,7 @@ def test_what_the_pixels_deserve_to_have_said(tmp_path):
 @pytest.fixture(scope='module')
 def victims(tmp_path_factory):
     "A folder, and the bytes of an explicit, an implicit and an RLE file of the same head"
-    from rsna_ich.phantom import phantom_study
+    from rsna_ich.phantom.studies import phantom_study
     root,hu = tmp_path_factory.mktemp('v'),phantom_study(0, 64, n_slices=3).hu[1]
     for name in ('explicit', 'implicit', 'rle'): write_dicom(root/name, hu)
     with pydicom.config.disable_value_validation():

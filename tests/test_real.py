@@ -1,12 +1,15 @@
 "The main job in small on real slices: scan, train, predict, submit"
 import numpy as np
-from rsna_ich.core import LABELS
-from rsna_ich.data import slice_table
-from rsna_ich.evaluate import evaluate
-from rsna_ich.headers import load_headers, save_headers, scan
-from rsna_ich.infer import predict
-from rsna_ich.labels import read_labels, to_long, write_submission
-from rsna_ich.learner import load_model, train_model
+from rsna_ich.core.labels import LABELS
+from rsna_ich.dicom.header_files import load_headers, save_headers
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.data.label_files import read_labels, to_long
+from rsna_ich.data.submission import write_submission
+from rsna_ich.data.tables import slice_table
+from rsna_ich.learn.saving import load_model
+from rsna_ich.learn.training import train_model
+from rsna_ich.answer.inference import predict
+from rsna_ich.answer.evaluation_report import evaluate
 
 def test_the_main_job_on_real_slices(real, tmp_path):
     save_headers(scan(real/'dicom'), tmp_path/'headers.parquet')

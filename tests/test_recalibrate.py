@@ -2,16 +2,20 @@
 import json, shutil
 import numpy as np, pandas as pd, pytest
 from scipy.special import expit, logit
-from rsna_ich.calibrate import calibrated, coherent, ece
-from rsna_ich.core import DataError, LABELS, ModelError
-from rsna_ich.data import ICHDataLoaders, slice_table
-from rsna_ich.headers import scan
-from rsna_ich.infer import predict
-from rsna_ich.labels import read_labels
-from rsna_ich.learner import ich_learner
-from rsna_ich.metrics import weighted_log_loss
-from rsna_ich.recalibrate import calibrate_ensemble, check_unseen
-from rsna_ich.series import SeriesModel, held_back, load_detectors, save_series
+from rsna_ich.core.errors import DataError, ModelError
+from rsna_ich.core.labels import LABELS
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.data.tables import slice_table
+from rsna_ich.data.loaders import ICHDataLoaders
+from rsna_ich.learn.metrics import weighted_log_loss
+from rsna_ich.learn.calibration import apply_temperature, calibration_error, make_coherent
+from rsna_ich.learn.learner import ich_learner
+from rsna_ich.learn.series_model import SeriesModel
+from rsna_ich.learn.context import held_back_slices, save_series
+from rsna_ich.learn.ensembles import load_detectors
+from rsna_ich.answer.inference import predict
+from rsna_ich.answer.recalibration import calibrate_ensemble, check_unseen
 
 @pytest.fixture(scope='module')
 def table(heads): return slice_table(scan(heads/'dicom'), read_labels(heads/'labels.csv'))
@@ -45,15 +49,15 @@ def test_an_overconfident_ensemble_is_mended_on_fresh_patients(two):
     assert cal['after']['weighted_log_loss'] <= cal['before']['weighted_log_loss']
     for i in (0, 1, 2):
         p,t = map(_values, made_up(i))
-        before,after = coherent(p),calibrated(p, cal['temperature'])
-        assert (ece(after, t) < ece(before, t)/2).all() and weighted_log_loss(after, t) < weighted_log_loss(before, t)
+        before,after = make_coherent(p),apply_temperature(p, cal['temperature'])
+        assert (calibration_error(after, t) < calibration_error(before, t)/2).all() and weighted_log_loss(after, t) < weighted_log_loss(before, t)
 
 def test_it_is_applied_by_predict_and_for_that_folder_alone(two, saved):
     new = saved[1]
     before,one = predict(new, two),predict(new, two/'fold0')
     cal = calibrate_ensemble(two, *made_up(0))
     after = predict(new, two)
-    np.testing.assert_allclose(_values(after), calibrated(_values(before), cal['temperature']), atol=1e-6)
+    np.testing.assert_allclose(_values(after), apply_temperature(_values(before), cal['temperature']), atol=1e-6)
     np.testing.assert_array_equal(after.series_any, after.groupby('series')['any'].transform('max'))
     for o in ([two], load_detectors(two)): np.testing.assert_array_equal(_values(predict(new, o)), _values(after))
     np.testing.assert_array_equal(_values(predict(new, list(load_detectors(two)))), _values(before))
@@ -62,7 +66,7 @@ def test_it_is_applied_by_predict_and_for_that_folder_alone(two, saved):
 def test_a_single_model_can_have_one(two, saved):
     before = predict(saved[1], two/'fold0')
     cal = calibrate_ensemble(two/'fold0', *made_up(0))
-    np.testing.assert_allclose(_values(predict(saved[1], two/'fold0')), calibrated(_values(before), cal['temperature']), atol=1e-6)
+    np.testing.assert_allclose(_values(predict(saved[1], two/'fold0')), apply_temperature(_values(before), cal['temperature']), atol=1e-6)
 
 def test_only_on_patients_that_no_model_knows(two, saved, table):
     assert len(check_unseen(two, saved[1])) == 2
@@ -72,7 +76,7 @@ def test_only_on_patients_that_no_model_knows(two, saved, table):
 
 def test_a_series_model_knows_the_patients_held_back(two, table):
     one = two/'fold0'
-    own = held_back(table, load_detectors(one)[0])
+    own = held_back_slices(table, load_detectors(one)[0])
     assert len(check_unseen(one, own)) == 1
     save_series(SeriesModel(load_detectors(one)[0].model[1][-1].in_features), one)
     with pytest.raises(DataError, match='learnt from'): check_unseen(one, own)

@@ -4,13 +4,16 @@ from inspect import signature
 from unittest import mock
 import numpy as np, pandas as pd, pytest
 from typer.testing import CliRunner
-from rsna_ich import series
+from rsna_ich.core.errors import DataError
+from rsna_ich.core.labels import LABELS
+from rsna_ich.dicom.header_files import save_headers
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.learn.bodies import check_arch
+from rsna_ich.learn.saving import load_model
+from rsna_ich.learn.ensembles import load_detectors
+from rsna_ich.learn.recipes import RECIPES, epoch_sizes, get_recipe, paper_run, recipe_table
+from rsna_ich.answer.inference import predict
 from rsna_ich.cli import app, train
-from rsna_ich.core import DataError, LABELS
-from rsna_ich.headers import save_headers, scan
-from rsna_ich.infer import predict
-from rsna_ich.learner import check_arch, load_model
-from rsna_ich.recipes import RECIPES, epoch_sizes, get_recipe, paper_run, recipe_table
 
 @pytest.fixture(scope='module')
 def headers(heads, tmp_path_factory):
@@ -20,7 +23,7 @@ def headers(heads, tmp_path_factory):
 
 class Enough(Exception): "Training was asked for"
 
-def asked(heads, headers, *args, by='rsna_ich.learner.train_model'):
+def asked(heads, headers, *args, by='rsna_ich.learn.options.train_model'):
     "What the command hands to the function that trains"
     with mock.patch(by, side_effect=Enough('asked')) as f:
         res = CliRunner().invoke(app, ['train', str(headers), '--labels', str(heads/'labels.csv'), *map(str, args)])
@@ -45,9 +48,9 @@ def test_what_is_given_wins(heads, headers):
 def test_strong_and_ensemble(heads, headers):
     strong = asked(heads, headers, '--recipe', 'strong').kwargs
     assert strong['windows'] == ['brain', 'subdural_200', 'soft_380'] and strong['jitter'] is True and strong['ema'] == .999 and strong['neighbours'] == 1
-    call = asked(heads, headers, '--recipe', 'ensemble', '--folds', 3, by='rsna_ich.series.train_bodies')
+    call = asked(heads, headers, '--recipe', 'ensemble', '--folds', 3, by='rsna_ich.learn.options.train_bodies')
     assert call.args[2] == list(RECIPES['ensemble']['arch']) and call.kwargs['context'] is True and call.kwargs['n_folds'] == 3
-    one = asked(heads, headers, '--recipe', 'ensemble', '--arch', 'resnet18', '--no-context', by='rsna_ich.series.train_folds').kwargs
+    one = asked(heads, headers, '--recipe', 'ensemble', '--arch', 'resnet18', '--no-context', by='rsna_ich.learn.options.train_folds').kwargs
     assert one['arch'] == 'resnet18' and one['context'] is False
 
 @pytest.mark.parametrize('args,says', [(('--recipe', 'quick'), 'choose from rapid, strong, ensemble'), (('--arch', 'resnet18 resnet34'), 'with --all-folds only'), (('--arch', ''), 'with --all-folds only'),
@@ -71,9 +74,9 @@ def test_bodies_answer_together(heads, headers, tmp_path):
     args = ['--all-folds', '--arch', 'test_resnet mobilenetv3_small_050', '--size', 32, '--out', tmp_path/'m', *SMALL]
     res = CliRunner().invoke(app, ['train', str(headers), '--labels', str(heads/'labels.csv'), *map(str, args)])
     assert res.exit_code == 0 and 'out-of-fold: weighted log loss' in res.output, res.exception
-    assert [o.arch for o in series.load_detectors(tmp_path/'m')] == ['mobilenetv3_small_050']*2 + ['test_resnet']*2
+    assert [o.arch for o in load_detectors(tmp_path/'m')] == ['mobilenetv3_small_050']*2 + ['test_resnet']*2
     files = sorted((heads/'dicom').iterdir())[:5]
-    each = [predict(files, m)[list(LABELS)].to_numpy(float) for m in series.load_detectors(tmp_path/'m')]
+    each = [predict(files, m)[list(LABELS)].to_numpy(float) for m in load_detectors(tmp_path/'m')]
     whole = predict(files, tmp_path/'m')[list(LABELS)].to_numpy(float)
     assert (whole >= np.min(each, 0) - 1e-6).all() and (whole <= np.max(each, 0) + 1e-6).all()
 

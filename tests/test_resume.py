@@ -6,13 +6,14 @@ from unittest import mock
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
 from safetensors.torch import load_file, save_file
-from rsna_ich import learner
-from rsna_ich.callbacks import Checkpoint
-from rsna_ich.core import DataError, ModelError
-from rsna_ich.data import slice_table
-from rsna_ich.headers import scan
-from rsna_ich.labels import read_labels
-from rsna_ich.series import train_folds
+from rsna_ich.learn import learner, training
+from rsna_ich.learn.saving import load_model
+from rsna_ich.core.errors import DataError, ModelError
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.data.tables import slice_table
+from rsna_ich.learn.callbacks import Checkpoint
+from rsna_ich.learn.folds import train_folds
 
 @pytest.fixture(scope='module')
 def table(heads): return slice_table(scan(heads/'dicom'), read_labels(heads/'labels.csv'))
@@ -29,7 +30,7 @@ def schooled():
     return stack
 
 def train(table, out, **kwargs):
-    with schooled(): return learner.train_model(table, out, **OPTIONS | kwargs)
+    with schooled(): return training.train_model(table, out, **OPTIONS | kwargs)
 
 class Stop(Exception): "What a power cut is to a test"
 
@@ -44,8 +45,8 @@ def kill(): os.kill(os.getpid(), signal.SIGKILL)
 
 def stopped(table, out, stage, epoch, how=stop, call=train, **kwargs):
     "Train until a stop"
-    made = learner.ich_learner
-    with mock.patch.object(learner, 'ich_learner', lambda *a, **k: made(*a, cbs=[StopIn(stage, epoch, how)], **k)), pytest.raises(Stop): call(table, out, **kwargs)
+    made = training.ich_learner
+    with mock.patch.object(training, 'ich_learner', lambda *a, **k: made(*a, cbs=[StopIn(stage, epoch, how)], **k)), pytest.raises(Stop): call(table, out, **kwargs)
 
 def config(out): return json.loads((out/'config.json').read_text())
 
@@ -94,7 +95,7 @@ def test_stopped_more_than_once_and_before_the_model_was_saved(table, whole, tmp
     same(whole, out)
 
 def test_neighbours_out_of_a_store(heads, tmp_path):
-    from rsna_ich.store import prepare
+    from rsna_ich.data.store import prepare
     store = prepare(scan(heads/'dicom'), tmp_path/'store', size=32, crop=False)
     df = slice_table(store.index, read_labels(heads/'labels.csv'))
     kwargs = dict(store=store, neighbours=1, negatives=2., epochs=2)
@@ -175,5 +176,5 @@ def test_the_average_has_the_statistics_of_its_weights(table, tmp_path):
     learn = train(table, tmp_path/'model', ema=.95)
     stats = [v for k,v in learn.model.state_dict().items() if k.endswith(('running_mean', 'running_var'))]
     assert stats and all(torch.isfinite(v).all() for v in stats)
-    again = learner.load_model(tmp_path/'model', learn.dls)
+    again = load_model(tmp_path/'model', learn.dls)
     with again.no_bar(), learn.no_bar(): torch.testing.assert_close(again.get_preds()[0], learn.get_preds()[0])

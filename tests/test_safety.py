@@ -2,15 +2,22 @@
 import json, resource, subprocess, sys, zipfile
 from pathlib import Path
 import numpy as np, pandas as pd, pydicom, pytest
-from rsna_ich.core import DataError, LABELS, ModelError
-from rsna_ich.data import ICHDataLoaders, slice_table
-from rsna_ich.evaluate import evaluate
-from rsna_ich.headers import deidentify, header_row, load_headers, save_headers, scan
-from rsna_ich.infer import changed_since, predict
-from rsna_ich.labels import read_labels, save_predictions, write_submission
-from rsna_ich.learner import load_model, train_model
-from rsna_ich.phantom import write_headers_like
-from rsna_ich.store import Store, prepare, verify
+from rsna_ich.core.errors import DataError, ModelError
+from rsna_ich.core.labels import LABELS
+from rsna_ich.dicom.header_rows import header_row
+from rsna_ich.dicom.header_files import load_headers, save_headers
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.dicom.privacy import deidentify
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.data.submission import save_predictions, write_submission
+from rsna_ich.data.tables import slice_table
+from rsna_ich.data.store import Store, prepare, verify
+from rsna_ich.data.loaders import ICHDataLoaders
+from rsna_ich.learn.saving import load_model
+from rsna_ich.learn.training import train_model
+from rsna_ich.answer.inference import changed_since, predict
+from rsna_ich.answer.evaluation_report import evaluate
+from rsna_ich.phantom.headers_like import write_headers_like
 
 def _train(table, out, **kwargs):
     return train_model(table, out, 'mobilenetv3_small_050', **dict(size=32, epochs=1, lr=3e-3, pretrained=False, n_folds=3, bs=16, crop=False) | kwargs)
@@ -98,10 +105,11 @@ def test_a_store_that_changed_is_found(headers, tmp_path, name):
 
 FULL = '''
 import resource, signal, sys
-from rsna_ich.headers import load_headers, scan_to
-from rsna_ich.store import prepare
-from rsna_ich.infer import predict
-from rsna_ich.labels import save_predictions
+from rsna_ich.dicom.header_files import load_headers
+from rsna_ich.dicom.scanning import scan_to
+from rsna_ich.data.submission import save_predictions
+from rsna_ich.data.store import prepare
+from rsna_ich.answer.inference import predict
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 what,src,out,model,limit = sys.argv[1:]
 df = None if what == 'scan' else load_headers(src)

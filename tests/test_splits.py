@@ -2,9 +2,11 @@
 import json, subprocess, sys
 import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest
 from hypothesis import assume, given, settings, strategies as st
-from rsna_ich.core import LABELS, DataError
-from rsna_ich.splits import (PatientSplitter, SavedSplitter, check_folds, crossings, fold_table, load_folds, patient_folds, save_folds, slice_folds,
-    split_groups, split_section)
+from rsna_ich.core.errors import DataError
+from rsna_ich.core.labels import LABELS
+from rsna_ich.data.splits import (PatientSplitter, SavedSplitter, check_folds, fold_table, load_folds, patient_folds, save_folds,
+    slice_folds, split_crossings, split_groups)
+from rsna_ich.eda.splits import split_section
 
 @st.composite
 def tables(draw, pictures=False):
@@ -57,7 +59,7 @@ def test_no_picture_crosses(df, k):
     assert pd.Series(groups)[seen].groupby(df.hu_hash[seen]).nunique().max() == 1 and pd.Series(groups).groupby(df.patient).nunique().max() == 1
     assume(len(set(groups)) >= k)
     folds = patient_folds(df, k)
-    assert crossings(df, folds) == dict(patients=0, series=0, pictures=0) and check_folds(df, folds)['pictures_crossing'] == 0
+    assert split_crossings(df, folds) == dict(patients=0, series=0, pictures=0) and check_folds(df, folds)['pictures_crossing'] == 0
 
 @settings(max_examples=200, deadline=None)
 @given(tables(pictures=True))
@@ -191,8 +193,8 @@ def test_folds_of_all_the_real_labels(real):
     folds = patient_folds(df)
     table,proof = fold_table(df, folds),check_folds(df, folds)
     assert (n, proof['patients']) == (674258, 18938) and table.relative.max() < .5 and np.ptp(proof['fold_slices']) < 100
-    assert crossings(df, slice_folds(df) == 0)['patients'] > .99*proof['patients']
+    assert split_crossings(df, slice_folds(df) == 0)['patients'] > .99*proof['patients']
 
 def test_splits_load_nothing_that_trains():
-    code = "import sys, rsna_ich.splits; assert not {'fastai', 'torch', 'timm', 'kornia'} & set(sys.modules)"
+    code = "import sys, rsna_ich.data.splits; assert not {'fastai', 'torch', 'timm', 'kornia'} & set(sys.modules)"
     subprocess.run([sys.executable, '-c', code], check=True)

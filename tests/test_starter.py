@@ -3,13 +3,17 @@ import json, re, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from skimage.io import imsave
-from rsna_ich.core import DataError, LABELS, RESEARCH_ONLY
-from rsna_ich.dicom import window_hu
-from rsna_ich.infer import predict
-from rsna_ich.labels import write_labels
-from rsna_ich.learner import load_model, model_folder, patient_hash
-from rsna_ich.phantom import phantom_study, write_phantom
-from rsna_ich.starter import starter_data, train_starter
+from rsna_ich.core.errors import DataError
+from rsna_ich.core.labels import LABELS
+from rsna_ich.core.messages import RESEARCH_ONLY
+from rsna_ich.dicom.hounsfield import window_hu
+from rsna_ich.data.label_files import write_labels
+from rsna_ich.learn.saving import load_model, model_folder, patient_hash
+from rsna_ich.answer.inference import predict
+from rsna_ich.phantom.studies import phantom_study
+from rsna_ich.phantom.files import write_phantom
+from rsna_ich.starter.training import starter_data
+from rsna_ich.starter.making import train_starter
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):

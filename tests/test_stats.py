@@ -3,13 +3,16 @@ import zipfile
 import numpy as np, pandas as pd, pydicom, pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
-from rsna_ich import headers as headers_module
-from rsna_ich.core import DataError
-from rsna_ich.dicom import read_hu
-from rsna_ich.headers import HEADER_COLS, load_headers, scan, scan_to
-from rsna_ich.phantom import CODINGS, phantom_study, write_dicom
-from rsna_ich.stats import STAT_COLS, hu_hash, pixel_stats, slice_stats
-from rsna_ich.store import prepare
+from rsna_ich.dicom import scanning
+from rsna_ich.core.errors import DataError
+from rsna_ich.dicom.door import read_hu
+from rsna_ich.dicom.header_rows import HEADER_COLS
+from rsna_ich.dicom.header_files import load_headers
+from rsna_ich.dicom.scanning import scan, scan_to
+from rsna_ich.data.stats import STAT_COLS, hu_hash, pixel_stats, slice_stats
+from rsna_ich.data.store import prepare
+from rsna_ich.phantom.studies import phantom_study
+from rsna_ich.phantom.files import PHANTOM_CODINGS, write_dicom
 
 COLS = list(STAT_COLS)
 
@@ -59,7 +62,7 @@ def test_real_slices(real):
 
 def test_every_coding_of_a_picture_is_the_same(tmp_path):
     hu = np.clip(phantom_study(0, 64, n_slices=3).hu[1], -1000, 2000).astype(np.int16)
-    for i,(c,implicit) in enumerate((c, o) for c in CODINGS for o in (False, True)): write_dicom(tmp_path/f'{i}', hu, c, implicit)
+    for i,(c,implicit) in enumerate((c, o) for c in PHANTOM_CODINGS for o in (False, True)): write_dicom(tmp_path/f'{i}', hu, c, implicit)
     df = pixel_stats(scan(tmp_path))
     assert len(df) == 14 and len(df[COLS].drop_duplicates()) == 1
     check(df[COLS].iloc[0], hu)
@@ -98,7 +101,7 @@ def test_the_index_of_a_store_has_the_same(headers, heads, tmp_path):
 
 @pytest.mark.parametrize('workers', [1, 2])
 def test_a_scan_has_the_same(headers, heads, tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(headers_module, 'PART', 32)
+    monkeypatch.setattr(scanning, 'FILES_PER_PART', 32)
     assert scan_to(tmp_path/'h.parquet', heads/'dicom', workers=workers, more=pixel_stats) == len(headers)
     got,want = load_headers(tmp_path/'h.parquet'),pixel_stats(headers)
     pd.testing.assert_frame_equal(got, want)
@@ -113,7 +116,7 @@ def test_a_scan_of_an_archive_has_the_same(headers, heads, tmp_path):
 class Killed(Exception): "As a kill would end it"
 
 def test_a_scan_of_pixels_goes_on_where_it_was_stopped_and_is_not_mixed(headers, heads, tmp_path, monkeypatch):
-    monkeypatch.setattr(headers_module, 'PART', 32)
+    monkeypatch.setattr(scanning, 'FILES_PER_PART', 32)
     calls = []
     def dies(df):
         if not len(df): return pixel_stats(df) # asked for its columns

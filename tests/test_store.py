@@ -2,16 +2,21 @@
 import json, os, pickle, subprocess, sys, time
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
-from rsna_ich import store as store_module
-from rsna_ich.core import LABELS, DataError, ct_windows
-from rsna_ich.data import ICHDataLoaders, sampled_split, slice_table
-from rsna_ich.headers import save_headers, scan
-from rsna_ich.infer import predict
-from rsna_ich.labels import read_labels
-from rsna_ich.learner import load_model, train_model
-from rsna_ich.pixels import read_slice
-from rsna_ich.store import Store, from_codes, hu_levels, prepare, to_codes
-from rsna_ich.windows import CTTransform
+from rsna_ich.data import store as store_module
+from rsna_ich.core.errors import DataError
+from rsna_ich.core.labels import LABELS
+from rsna_ich.core.windows import ct_windows
+from rsna_ich.dicom.header_files import save_headers
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.dicom.batch_hu import read_slice
+from rsna_ich.vision.chain import CTTransform
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.data.tables import sampled_split, slice_table
+from rsna_ich.data.store import Store, from_codes, hu_levels, prepare, to_codes
+from rsna_ich.data.loaders import ICHDataLoaders
+from rsna_ich.learn.saving import load_model
+from rsna_ich.learn.training import train_model
+from rsna_ich.answer.inference import predict
 
 @pytest.fixture(scope='module')
 def headers(heads): return scan(heads/'dicom')
@@ -73,7 +78,7 @@ def test_an_interrupted_store_goes_on_to_the_same_bytes(headers, tmp_path, monke
 def test_killed_at_any_moment(headers, tmp_path):
     "`kill -9` at random moments, and the run after the last goes on to the same bytes"
     save_headers(headers, tmp_path/'h.parquet')
-    run = "import sys; from rsna_ich.headers import load_headers; from rsna_ich import store; store.EVERY=1; store.prepare(load_headers(sys.argv[1]), sys.argv[2], size=32, bs=2)"
+    run = "import sys; from rsna_ich.dicom.header_files import load_headers; from rsna_ich.data import store; store.BATCHES_BETWEEN_NOTES=1; store.prepare(load_headers(sys.argv[1]), sys.argv[2], size=32, bs=2)"
     for wait in (.05, .2, .4):
         p = subprocess.Popen([sys.executable, '-c', run, tmp_path/'h.parquet', tmp_path/'s'])
         for _ in range(600):
@@ -137,7 +142,7 @@ def test_a_model_from_the_store_answers_for_files(store, table, heads, tmp_path)
     assert np.abs(got[list(LABELS)].to_numpy(float) - p).max() < .02
 
 def test_sampling_drops_negatives_of_training_patients_alone(table):
-    from rsna_ich.splits import PatientSplitter
+    from rsna_ich.data.splits import PatientSplitter
     split = PatientSplitter(3)(table)
     (train,valid),kept = sampled_split(table, split, 2.)
     y = table['any'].to_numpy()

@@ -1,10 +1,10 @@
 "The viewer in a real browser, from a file: each window shows what Python computes, each control works, nothing is fetched and nothing complained of"
 import html, json, re, shutil, subprocess
 import numpy as np, pytest
-from rsna_ich.core import ct_windows
-from rsna_ich.dicom import window_hu
-from rsna_ich.report import html_page
-from rsna_ich.viewer import PRESETS, VIEWER_CSS, slice_viewer
+from rsna_ich.core.windows import ct_windows
+from rsna_ich.dicom.hounsfield import window_hu
+from rsna_ich.report.page import html_page
+from rsna_ich.report.viewer import PRESETS, VIEWER_CSS, slice_viewer
 
 chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 pytestmark = pytest.mark.skipif(chromium is None, reason='no Chromium on this machine')

@@ -5,11 +5,15 @@ from hypothesis import given, settings, strategies as st
 from kornia.augmentation.container import ImageSequential
 from kornia.filters import gaussian_blur2d
 from scipy import ndimage
-from rsna_ich.core import DataError, ct_windows, get_window
-from rsna_ich.headers import scan
-from rsna_ich.pixels import SliceReader
-from rsna_ich.windows import (AIR, Augment, CropHead, CTTransform, FitSquare, HistScale, HUModule, RandomWindow, Window, as_hu,
-    freqhist_bins)
+from rsna_ich.core.errors import DataError
+from rsna_ich.core.windows import ct_windows, get_window
+from rsna_ich.dicom.scanning import scan
+from rsna_ich.dicom.reader import SliceReader
+from rsna_ich.vision.hu import AIR, HUModule, as_hu
+from rsna_ich.vision.windowing import HistScale, RandomWindow, Window, freqhist_bins
+from rsna_ich.vision.crop import CropHead, FitSquare
+from rsna_ich.vision.augment import Augment
+from rsna_ich.vision.chain import CTTransform
 
 settings.register_profile('shared machine', deadline=None)
 settings.load_profile('shared machine')
@@ -46,7 +50,7 @@ def test_a_fastai_tensor_comes_out_plain():
     assert type(out) is torch.Tensor and out.dtype is torch.float32
 
 def test_import_leaves_fastai_alone():
-    code = "import sys, rsna_ich.windows; sys.exit(any(o.split('.')[0]=='fastai' for o in sys.modules))"
+    code = "import sys, rsna_ich.vision.chain; sys.exit(any(o.split('.')[0]=='fastai' for o in sys.modules))"
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 # -- windows

@@ -5,10 +5,12 @@ import sys
 from textwrap import fill
 from pathlib import Path
 import matplotlib.pyplot as plt
-from rsna_ich.core import LABELS, SUBTYPES
-from rsna_ich.dicom import read_hu, show_hu
-from rsna_ich.labels import load_predictions, read_labels
-from rsna_ich.plots import LABEL_COLORS
+from rsna_ich.core.labels import LABELS, SUBTYPES
+from rsna_ich.dicom.door import read_hu
+from rsna_ich.dicom.display import show_hu
+from rsna_ich.report.plots import LABEL_COLORS
+from rsna_ich.data.label_files import read_labels
+from rsna_ich.data.submission import load_predictions
 
 def choose(df):
     "For each subtype a slice where it stands alone if there is one, the model neither surest nor least sure; and a normal slice at mid-height"

@@ -21,7 +21,8 @@ def render():
     nb.metadata.language_info = dict(name='python')
     exporter = MarkdownExporter()
     text,_ = exporter.from_notebook_node(nb)
-    text = re.sub(r'\]\((?=images/|tutorials/|\d\d_\w+\.ipynb)', '](nbs/', text)
+    text = re.sub(r'\]\((?=(?:[a-z]+/)?\w+\.(?:ipynb|png)\))', '](nbs/', text)
+    text = text.replace('](../', '](')
     return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 
 def main():

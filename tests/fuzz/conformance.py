@@ -8,8 +8,10 @@ import io, json, logging, sys, warnings
 from collections import Counter
 from pathlib import Path
 import numpy as np, pydicom
-from rsna_ich.core import DicomError
-from rsna_ich.dicom import n_frames, read_dicom, stored_pixels
+from rsna_ich.core.errors import DicomError
+from rsna_ich.dicom.fields import n_frames
+from rsna_ich.dicom.stored import stored_pixels
+from rsna_ich.dicom.door import read_dicom
 
 def with_rescale(data):
     "The same file with slope 1 and intercept 0, written by pydicom"

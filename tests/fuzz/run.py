@@ -3,8 +3,9 @@ import io, json, mmap, os, random, resource, subprocess, sys, tempfile, time, wa
 from collections import Counter
 from pathlib import Path
 import numpy as np, pydicom
-from rsna_ich import dicom
-from rsna_ich.core import DicomError
+from rsna_ich.dicom.decoder import decoder
+from rsna_ich.dicom.door import read_dicom, read_hu
+from rsna_ich.core.errors import DicomError
 from tests.fuzz.mutate import mutate
 from tests.fuzz.seeds import CANARY, make_seeds
 
@@ -51,8 +52,8 @@ def outcome(src, m):
 
 def _outcome(src, m):
     try:
-        ds = dicom.read_dicom(m.data)
-        hu = dicom.read_hu(ds)
+        ds = read_dicom(m.data)
+        hu = read_hu(ds)
     except DicomError as e: return 'leak' if any(CANARY in o or '19010203' in o for o in _texts(e)) else 'refused', str(e)
     except BaseException as e: return 'escape', repr(e)
     if np.array_equal(hu, src.hu): return 'same', ''
@@ -72,7 +73,7 @@ def work(syntax, seed, first, codes, notes):
             kind,note = outcome(src, m)
             if kind in ('plausible', 'silent', 'escape', 'leak'): print(json.dumps([i, kind, src.name, m.kind, note]), file=out, flush=True)
             done[i] = CODES[kind]
-    dicom._decoder.stop()
+    decoder.stop()
     print(json.dumps([resource.getrusage(o).ru_maxrss for o in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]))
 
 def _watch(proc, done, state):

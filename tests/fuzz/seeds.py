@@ -7,8 +7,9 @@ from pydicom import config
 from pydicom.encaps import encapsulate
 from pydicom.filereader import data_element_generator
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
-from rsna_ich.dicom import read_hu
-from rsna_ich.phantom import phantom_study, write_dicom
+from rsna_ich.dicom.door import read_hu
+from rsna_ich.phantom.studies import phantom_study
+from rsna_ich.phantom.files import write_dicom
 
 SYNTAXES = dict(explicit=None, implicit=None, rle=RLELossless, j2k=JPEG2000Lossless, jpegls=JPEGLSLossless, jpegll=JPEGLosslessSV1,
     deflated=DeflatedExplicitVRLittleEndian)

@@ -1,0 +1,4 @@
+"What a model says: predictions, heat maps, evaluation"
+import lazy_loader
+
+__getattr__,__dir__,__all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,4 @@
+"Look at a data set before training on it"
+import lazy_loader
+
+__getattr__,__dir__,__all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,4 @@
+"How anything is shown: plots, pages, galleries, a viewer"
+import lazy_loader
+
+__getattr__,__dir__,__all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,5 +1,5 @@
 "Labels and submissions: round trips, contradictions, and the real 4,045,572 lines"
-import subprocess, sys
+import subprocess, sys, warnings
 import numpy as np, pandas as pd, pyarrow as pa, pytest
 from hypothesis import given, settings, strategies as st
 from rsna_ich.data import label_files
@@ -8,8 +8,10 @@ from rsna_ich.core.labels import LABELS, SUBTYPES
 from rsna_ich.data.label_files import read_labels, to_long, write_labels
 from rsna_ich.data.submission import load_predictions, save_predictions, write_submission
 
-tables = st.dictionaries(st.text('0123456789abcdef', min_size=1, max_size=9), st.lists(st.integers(0, 1), min_size=6, max_size=6), min_size=1, max_size=12).map(
-    lambda d: pd.DataFrame([dict(sop=f'ID_{k}', **dict(zip(LABELS, v))) for k,v in d.items()]))
+def with_any(df): return df.assign(any=df[list(SUBTYPES)].max(axis=1))[['sop', *LABELS]]
+
+tables = st.dictionaries(st.text('0123456789abcdef', min_size=1, max_size=9), st.lists(st.integers(0, 1), min_size=5, max_size=5), min_size=1, max_size=12).map(
+    lambda d: with_any(pd.DataFrame([dict(sop=f'ID_{k}', **dict(zip(SUBTYPES, v))) for k,v in d.items()])))
 
 @settings(max_examples=40, deadline=None)
 @given(df=tables, seed=st.integers(0, 9), twice=st.booleans())
@@ -37,6 +39,8 @@ def kaggles(draw):
     sops = draw(st.lists(st.text('0aé_', max_size=6) | st.sampled_from(['any', 'ID_1', 'ID_1_any']), min_size=1, max_size=8))
     order,vals = draw(st.permutations(LABELS)),st.sampled_from(draw(st.sampled_from(['01', ['0', '1', ''], [''], ['0', '0.0', '1'], ['0', '1', 'true'], ['0', '2', '300']])))
     told = {(s, l):draw(vals) for s in dict.fromkeys(sops) for l in order}
+    for s in sops:
+        if '1' in [told[s, l] for l in SUBTYPES] and draw(st.integers(0, 9)): told[s, 'any'] = '1' # most files agree with themselves
     return [((s, l), told[s, l]) for s in sops for l in order]
 
 @st.composite
@@ -51,9 +55,11 @@ def edited(draw):
 
 def _answer(csv):
     "The table, its dtypes and repeats, or the error"
-    try: df = read_labels(csv)
-    except LabelError as e: return str(e)
-    return df.astype(object).fillna('unknown').values.tolist(), df.dtypes.tolist(), df.attrs
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        try: df = read_labels(csv)
+        except LabelError as e: return str(e)
+    return df.astype(object).fillna('unknown').values.tolist(), df.dtypes.tolist(), df.attrs, [str(o.message) for o in told]
 
 @settings(max_examples=200, deadline=None)
 @given(lines=edited())
@@ -91,6 +97,62 @@ def test_a_label_that_is_missing_for_some_is_unknown(tmp_path):
     (tmp_path/'l.csv').write_text('ID,Label\nID_1_any,1\nID_2_any,0\nID_2_subdural,0')
     df = read_labels(tmp_path/'l.csv').set_index('sop')
     assert np.isnan(df.subdural['ID_1']) and df.subdural['ID_2'] == 0 and df['any'].tolist() == [1, 0] and df.epidural.isna().all()
+
+# any beside the subtypes
+
+VALUES = st.sampled_from([0, 1, None])
+parts = st.lists(st.tuples(*[VALUES]*6), min_size=1, max_size=8).map(lambda rows: pd.DataFrame(rows, columns=list(LABELS)).assign(
+    sop=[f'ID_{i}' for i in range(len(rows))])[['sop', *LABELS]])
+
+def as_wide(df, csv): df.rename(columns=dict(sop='ID')).astype({l:'Int8' for l in df.columns[1:]}).to_csv(csv, index=False)
+
+def as_long(df, csv):
+    long = df.melt('sop', var_name='label')
+    pd.DataFrame(dict(ID=long.sop + '_' + long.label, Label=long.value.astype('Int8'))).to_csv(csv, index=False)
+
+def expected_any(row):
+    "What five subtypes say of `any`"
+    told = [row[l] for l in SUBTYPES]
+    return 1 if 1 in told else 0 if told == [0]*5 else None
+
+@pytest.mark.parametrize('write', [as_wide, as_long])
+@settings(max_examples=80, deadline=None)
+@given(df=parts)
+def test_any_and_the_subtypes(tmp_path_factory, write, df):
+    csv = tmp_path_factory.mktemp('a')/'l.csv'
+    write(df.astype(object).where(df.notna(), None), csv)
+    rows = df.astype(object).where(df.notna(), None).to_dict('records')
+    against = [r['sop'] for r in rows if r['any'] == 0 and expected_any(r) == 1]
+    alone = [r['sop'] for r in rows if r['any'] == 1 and expected_any(r) == 0]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter('always')
+        if against:
+            with pytest.raises(LabelError) as e: read_labels(csv)
+            assert f'l.csv: any is 0 although a subtype is 1 for {len(against)} images ({against[0]}' in str(e.value) and not told
+            return
+        got = read_labels(csv)
+    assert [f'for {len(alone)} images ({alone[0]}' in str(o.message) for o in told] == [True]*bool(alone)
+    pd.testing.assert_frame_equal(got, df.astype({l:np.float32 for l in LABELS}), check_dtype=False, check_column_type=False)
+
+@pytest.mark.parametrize('write', [as_wide, as_long])
+@settings(max_examples=80, deadline=None)
+@given(df=parts, known=st.sets(st.sampled_from(SUBTYPES), min_size=1))
+def test_any_that_is_not_given_is_taken_from_the_subtypes(tmp_path_factory, write, df, known):
+    csv = tmp_path_factory.mktemp('a')/'l.csv'
+    df = df.astype(object).where(df.notna(), None)
+    write(df[['sop', *sorted(known)]], csv)
+    rows = df.assign(**{l:None for l in set(SUBTYPES) - known}).to_dict('records')
+    got = read_labels(csv)
+    assert got['any'].dtype == np.float32 and [None if np.isnan(o) else o for o in got['any']] == [expected_any(r) for r in rows]
+
+def test_a_contradiction_names_five_and_counts_the_rest(tmp_path):
+    (tmp_path/'l.csv').write_text('\n'.join(['ID,any,subdural', *(f'{o},0,1' for o in 'abcdefg'), 'h,1,1', 'i,0,0']))
+    with pytest.raises(LabelError, match=r'for 7 images \(a, b, c, d, e and 2 more\); correct the one or the other'): read_labels(tmp_path/'l.csv')
+
+def test_the_warning_points_at_who_reads(tmp_path):
+    as_wide(_preds(1).assign(any=1, **dict.fromkeys(SUBTYPES, 0))[['sop', *LABELS]], tmp_path/'l.csv')
+    with pytest.warns(UserWarning, match=r'for 1 images \(ID_0\); leave those subtypes blank') as told: read_labels(tmp_path/'l.csv')
+    assert told[0].filename == __file__
 
 @settings(max_examples=40, deadline=None)
 @given(df=tables, seed=st.integers(0, 9))

@@ -6,6 +6,7 @@
 __all__ = ['read_label_csv', 'read_labels', 'line_ids', 'to_long', 'write_labels']
 
 # %% ../../nbs/data/00_label_files.ipynb #714af856
+import warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.errors import LabelError
@@ -86,6 +87,7 @@ def _by_label(t):
 
 def _from_long(t, path):
     cols = {}
+    given = []
     n = 0
     repeats = 0
     last = None
@@ -96,14 +98,43 @@ def _from_long(t, path):
         vals = _values01(labels, path, l)
         cols[l] = pd.Series(_once(idx[0], vals, *idx[1:], f'{path}, {l}'), idx[0])
         n = n + len(ids_of_label)
+        if len(ids_of_label): given.append(l)
         repeats = repeats + len(idx[2])
     if n < len(t): _unknown(t['ID'], path)
-    return pd.concat(cols, axis=1).rename_axis('sop').reset_index(), repeats
+    return pd.concat(cols, axis=1).rename_axis('sop').reset_index(), repeats, given
 
 def _unknown(ids, path):
     s = ids.to_pandas()
     odd = s[~s.fillna('').str.contains('_(?:' + '|'.join(LABELS) + ')$')]
     raise LabelError(f"{path}: {len(odd)} ids end in no known label ({name_some(odd.unique())}); the labels are {', '.join(LABELS)}")
+
+# %% ../../nbs/data/00_label_files.ipynb #4316c8db
+def _some_and_none(df):
+    "For each image whether a subtype is 1, and whether all five are 0"
+    some = np.zeros(len(df), bool)
+    none = np.ones(len(df), bool)
+    for l in SUBTYPES:
+        v = df[l].to_numpy()
+        some |= v == 1
+        none &= v == 0
+    return some, none
+
+def _derived_any(df):
+    some,none = _some_and_none(df)
+    return np.select([some, none], [np.float32(1), np.float32(0)], np.float32('nan'))
+
+def _check_any(df, path):
+    "A `LabelError` where `any` is 0 beside a subtype of 1, and a warning where it is 1 beside five subtypes of 0"
+    v = df['any'].to_numpy()
+    some,none = _some_and_none(df)
+    against = some & (v == 0)
+    alone = none & (v == 1)
+    if against.any():
+        raise LabelError(f"{path}: any is 0 although a subtype is 1 for {against.sum()} images ({name_some(df.sop[against])}); "
+            'correct the one or the other, or leave any out: it is then taken from the subtypes')
+    if alone.any():
+        warnings.warn(f'{path}: any is 1 although all five subtypes are 0 for {alone.sum()} images ({name_some(df.sop[alone])}); '
+            'leave those subtypes blank if they are not known', stacklevel=3)
 
 # %% ../../nbs/data/00_label_files.ipynb #9acc94b2
 def _from_wide(t, path):
@@ -115,18 +146,20 @@ def _from_wide(t, path):
     vals = {l:_values01(t[l], path, l) if l in names else np.full(len(t), np.nan, np.float32) for l in LABELS}
     df = pd.DataFrame(dict(sop=idx, **{l:_once(idx, v, again, first, f'{path}, {l}') for l,v in vals.items()}))
     if 'source' in t.column_names: df['source'] = t['source'].to_pandas()[~again].to_numpy()
-    return df, len(first)*len(names)
+    return df, len(first)*len(names), names
 
 def read_labels(
     csv, # Kaggle's long CSV (ID, Label), or a wide one (ID and a column a label)
 )->pd.DataFrame: # one row an image: `sop`, `LABELS` as float32 in 0, 1, NaN (not known), and `source` where a wide file has it
     """The label table of a CSV file, whose `attrs['repeats']` counts the repeated lines;
-    a `LabelError` for contradictions, unknown labels and other values"""
+    a `LabelError` for contradictions, unknown labels and other values. `any` is taken from the subtypes where the file doesn't give it"""
     path = Path(csv).name
     t = read_label_csv(csv)
     if 'ID' not in t.column_names: raise LabelError(f"{path}: no column 'ID'; its columns are {name_some(t.column_names)}")
     if t['ID'].null_count: raise LabelError(f"{path}: {t['ID'].null_count} lines have no ID")
-    df,repeats = (_from_long if 'Label' in t.column_names else _from_wide)(t, path)
+    df,repeats,given = (_from_long if 'Label' in t.column_names else _from_wide)(t, path)
+    if 'any' in given: _check_any(df, path)
+    else: df['any'] = _derived_any(df)
     df.attrs['repeats'] = repeats
     return df
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_MEMBERS', 'MAX_MEMBER_BYTES', 'MAX_TOTAL_BYTES', 'MAX_NAME', 'MAX_RATIO', 'RATIO_FROM', 'TAR_RATIO_FROM',
            'MAX_DIRECTORY_BYTES', 'MAX_TAR_HEADER_BYTES', 'MAX_XZ_BYTES', 'Member', 'is_archive', 'archive_members',
-           'archive_order', 'open_member', 'read_head', 'member_offset', 'split_member']
+           'archive_order', 'open_member', 'read_head', 'member_offset', 'unpacked_file', 'split_member']
 
 # %% ../../nbs/dicom/00_archive.ipynb #0f9a4433
 import bz2, io, lzma, math, operator, os, re, stat, struct, threading, weakref, zlib
@@ -18,6 +18,7 @@ from itertools import count
 from pathlib import Path
 from threading import Lock
 from ..core.errors import DataError, DicomError, RsnaIchError
+from ..core.limits import MAX_INFLATED_BYTES, MAX_PIXEL_BYTES
 from ..core.state import forget_in_child, keep_for_process
 
 # %% ../../nbs/dicom/00_archive.ipynb #407fd996
@@ -26,32 +27,47 @@ MAX_MEMBER_BYTES = 256 << 20    # of one member, unpacked
 MAX_TOTAL_BYTES = 2 << 40       # of all members, unpacked
 MAX_NAME = 1024                 # characters of a member's path
 MAX_RATIO = 200                 # unpacked to packed bytes ...
-RATIO_FROM = 1 << 20            # ... of a member with more than these bytes
+RATIO_FROM = MAX_PIXEL_BYTES + (1 << 20)  # ... of a member with more bytes than a file of slices and its header
 TAR_RATIO_FROM = 1 << 30        # ... of a compressed tar, once it has given these bytes
 MAX_DIRECTORY_BYTES = 1 << 30   # of a zip's table of contents
 MAX_TAR_HEADER_BYTES = 1 << 20  # of one extended header in a tar
-MAX_XZ_BYTES = 128 << 20        # of memory that an xz file may ask for; `xz -9` needs 65 MiB
+MAX_XZ_BYTES = 128 << 20        # of memory that xz or LZMA may ask for; `xz -9` needs 65 MiB
 
 # %% ../../nbs/dicom/00_archive.ipynb #13291f31
 _STEP = 1 << 20  # bytes at a time
-_BROKEN = (zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError, OverflowError)
+_DAMAGE = (zlib.error, lzma.LZMAError, OSError, EOFError)
+_BROKEN = (*_DAMAGE, struct.error, ValueError, OverflowError)
 _UNPACKERS = dict(deflate=lambda: zlib.decompressobj(-15), gz=lambda: zlib.decompressobj(31), bz2=bz2.BZ2Decompressor,
-    xz=lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_XZ_BYTES))
+    xz=lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, MAX_XZ_BYTES), lzma=lambda: lzma.LZMADecompressor(lzma.FORMAT_ALONE))
 
 def _need(ok, msg):
     if not ok: raise DataError(msg)
 
+def _reason(e):
+    "What one of the `_BROKEN` says of an archive or of packed data"
+    if isinstance(e, EOFError): return 'the packed data is cut off'
+    if isinstance(e, lzma.LZMAError) and 'Memory usage limit' in str(e):  # the library has one error for all
+        return f'the packed data asks for more than {MAX_XZ_BYTES} bytes of memory'
+    if isinstance(e, _DAMAGE): return getattr(e, 'strerror', None) or 'the packed data is damaged'
+    return 'the archive is damaged'
+
+# %% ../../nbs/dicom/00_archive.ipynb #90419f28
+def _plain(fd, start, size): return lambda pos,n: os.pread(fd, max(0, min(n, size-pos)), start+pos)
+
+def _full(read, pos, n):
+    data = read(pos, n)
+    if len(data) < n: raise EOFError
+    return data
+
 # %% ../../nbs/dicom/00_archive.ipynb #12269701
 class _Inflated:
-    "What `packed` bytes of a file from `start` on unpack to, read forward; `free` bytes may have any ratio"
-    def __init__(self, fd, start, packed, kind, free=math.inf):
-        self.fd = fd
-        self.start = start
+    "What the bytes of `packed(pos, n)` unpack to, read forward; `free` bytes may have any ratio"
+    def __init__(self, packed, kind, free=math.inf, many=True):
         self.packed = packed
-        self.free = free
-        self.pos = math.inf
         self.new = _UNPACKERS[kind]
-        self.many = kind != 'deflate'
+        self.free = free
+        self.many = many
+        self.pos = math.inf
     def _more(self, n):
         "The next bytes, at most `n`; none at a clean end"
         d = self.d
@@ -62,7 +78,7 @@ class _Inflated:
                 if not self.many: return b''
                 self.at -= len(d.unused_data)
                 d = None
-            data = os.pread(self.fd, min(self.packed-self.at, max(n, 4096) if d else 4096, 1<<18), self.start+self.at)
+            data = self.packed(self.at, min(max(n, 4096) if d else 4096, 1<<18))
             if not data and d is None: return b''
             if not data: raise EOFError
             if d is None: d = self.d = self.new()
@@ -106,15 +122,18 @@ def _tar_header(block):
 # %% ../../nbs/dicom/00_archive.ipynb #f29d1646
 _MARKS = {b'PK\3\4':'zip', b'PK\5\6':'zip', b'\x1f\x8b\x08':'gz', b'BZh':'bz2', b'\xfd7zXZ\0':'xz'}
 
+def _mark(head):
+    "'dicom', 'zip', 'gz', 'bz2' or 'xz' by the first 132 bytes of a file; '' for none of them"
+    return 'dicom' if head[128:132] == b'DICM' else next((k for mark,k in _MARKS.items() if head.startswith(mark)), '')
+
 def _kind(fd):
     "'zip', 'tar', or how a tar is packed; None for anything else"
     head = os.pread(fd, 512, 0)
-    if head[128:132] == b'DICM': return None
-    kind = next((k for mark,k in _MARKS.items() if head.startswith(mark)), 'tar')
-    if kind == 'zip': return kind
-    try: _tar_header(head if kind == 'tar' else _Inflated(fd, 0, os.fstat(fd).st_size, kind).read(0, 512))
+    kind = _mark(head)
+    if kind in ('dicom', 'zip'): return None if kind == 'dicom' else kind
+    try: _tar_header(_Inflated(_plain(fd, 0, os.fstat(fd).st_size), kind).read(0, 512) if kind else head)
     except _BROKEN: return None
-    return kind
+    return kind or 'tar'
 
 def is_archive(path)->bool:
     "Whether the file at `path` is a zip or a tar, packed or not, by its content"
@@ -124,14 +143,15 @@ def is_archive(path)->bool:
     except (OSError, ValueError): return False
 
 # %% ../../nbs/dicom/00_archive.ipynb #a078005d
-_NAME_FAULTS = dict(control="control characters or bytes that are no UTF-8", absolute='an absolute path', backslash='a backslash',
+_NAME_FAULTS = dict(control="control characters or bytes that are no UTF-8", absolute='an absolute path',
     drive='a drive letter', parent="a step up ('..')")
-_BAD_NAME = re.compile(r'(?P<control>[\0-\x1f\x7f-\x9f\ud800-\udfff])|(?P<absolute>\A/)|(?P<backslash>\\)'
+_BAD_NAME = re.compile(r'(?P<control>[\0-\x1f\x7f-\x9f\ud800-\udfff])|(?P<absolute>\A/)'
     r'|(?P<drive>\A[A-Za-z]:)|(?P<parent>(?:\A|/)\.\.(?:/|\Z))')
 
 def _plain_name(name):
     "`name` as it is shown and found, and why it is refused or None"
-    odd = not name.isprintable() or '..' in name or '\\' in name or ':' in name or name.startswith('/')
+    name = name.replace('\\', '/')
+    odd = not name.isprintable() or '..' in name or ':' in name or name.startswith('/')
     bad = odd and _BAD_NAME.search(name)
     if bad or len(name) > MAX_NAME:
         why = f'{_NAME_FAULTS[bad.lastgroup]} in its name' if bad else f'a name of {len(name)} characters, more than {MAX_NAME}'
@@ -141,10 +161,12 @@ def _plain_name(name):
     return name, None if name else 'not read from the archive: it has no name'
 
 # %% ../../nbs/dicom/00_archive.ipynb #57928f4d
+def _most(packed): return max(RATIO_FROM, MAX_RATIO*packed)
+
 def _size_fault(size, packed):
+    "Why a member of `packed` bytes that declares `size` bytes is refused, or None"
     if size > MAX_MEMBER_BYTES: return f'not read from the archive: it declares {size} bytes, more than {MAX_MEMBER_BYTES}'
-    if size > RATIO_FROM and size > MAX_RATIO*packed:
-        return f'not read from the archive: {packed} bytes that declare to unpack to {size} are refused as a bomb'
+    if size > _most(packed): return f'not read from the archive: {packed} bytes that declare to unpack to {size} are refused as a bomb'
 
 # %% ../../nbs/dicom/00_archive.ipynb #9964d082
 def _zip_end(fd, size):
@@ -165,8 +187,13 @@ def _zip_end(fd, size):
     return n, start, length
 
 # %% ../../nbs/dicom/00_archive.ipynb #4a5a7e18
-_Row = namedtuple('_Row', 'name fault offset packed size crc deflated name_bytes name_crc', defaults=[None]+[0]*7)
+_Row = namedtuple('_Row', 'name fault offset packed size crc packing name_bytes name_crc', defaults=[None]+[0]*7)
 _ENTRY = struct.Struct('<4s4x2H4x3I3H4x2I')
+_PACKINGS = ('stored', 'deflate', 'bz2', 'lzma', 'lzma')
+_UNMARKED = 4  # LZMA without a mark at its end
+_METHODS = {0:0, 8:1, 12:2, 14:3}  # a zip's number for each packing
+
+def _packing(method, flags): return _UNMARKED if method == 14 and not flags & 2 else _METHODS.get(method, 0)
 
 def _zip64(extra, values):
     "`values`, those that are all ones from the zip64 field of `extra`"
@@ -182,7 +209,7 @@ def _zip_fault(flags, method, mode, packed, size):
     if stat.S_ISLNK(mode): return 'not read from the archive: a symbolic link'
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG): return 'not read from the archive: no regular file'
     if flags & 0x2041: return 'not read from the archive: it is encrypted; unpack it with its password'
-    if method not in (0, 8) or flags & 0x20:
+    if method not in _METHODS or flags & 0x20:
         return f'not read from the archive: packed by method {method}; pack it anew as stored or deflated'
     if method == 0 and packed != size: return f'not read from the archive: {packed} stored bytes declare to be {size}'
 
@@ -197,9 +224,9 @@ def _zip_rows(table, n):
         if 0xFFFFFFFF in (packed, size, offset): size,packed,offset = _zip64(table[pos+46+nl:pos+46+nl+xl], (size, packed, offset))
         mode = attr >> 16
         name = raw.decode('utf-8' if flags & 0x800 else 'cp437', 'surrogateescape')
-        folder = not size and (name.endswith('/') or stat.S_ISDIR(mode))
-        yield _Row(None if folder else name, _zip_fault(flags, method, mode, packed, size), offset, packed, size, crc, method == 8, nl,
-            zlib.crc32(raw))
+        folder = not size and (name.endswith(('/', '\\')) or stat.S_ISDIR(mode))
+        yield _Row(None if folder else name, _zip_fault(flags, method, mode, packed, size), offset, packed, size, crc,
+            _packing(method, flags), nl, zlib.crc32(raw))
         pos += 46+nl+xl+cl
     _need(pos == len(table), 'its table of contents is longer than its entries; the zip is damaged')
 
@@ -229,14 +256,6 @@ def _extension(kind, data):
     _need(kind != b'g' or not res, 'a header that gives all files one name or size; it is refused')
     return res
 
-# %% ../../nbs/dicom/00_archive.ipynb #a72f4988
-def _plain(fd, start, size): return lambda pos,n: os.pread(fd, max(0, min(n, size-pos)), start+pos)
-
-def _full(read, pos, n):
-    data = read(pos, n)
-    if len(data) < n: raise EOFError
-    return data
-
 # %% ../../nbs/dicom/00_archive.ipynb #a26a16ca
 _TAR_FAULTS = {b'1':'a hard link', b'2':'a symbolic link', b'3':'a device', b'4':'a device', b'6':'a pipe', b'S':'a sparse file',
     b'M':'the rest of a file in another volume'}
@@ -245,7 +264,7 @@ def _loss(e): return 'cut off' if isinstance(e, EOFError) else 'damaged'
 
 def _tar_row(name, pos, size, kind, read):
     "The row of the member at `pos`, and how its data is broken or None"
-    if kind in b'5DV' or not size and name.endswith('/'): return _Row(None), None
+    if kind in b'5DV' or not size and name.endswith(('/', '\\')): return _Row(None), None
     fault = None if kind in b'\x0007' else f"not read from the archive: {_TAR_FAULTS.get(kind, 'of an unknown type')}"
     loss = None
     try: _full(read, pos+max(size-1, 0), min(size, 1))
@@ -299,7 +318,7 @@ def _apart(starts, reach, end):
     return res
 
 # %% ../../nbs/dicom/00_archive.ipynb #535e437d
-_RECORD = struct.Struct('<3QI?HI')
+_RECORD = struct.Struct('<3QIBHI')
 _Record = namedtuple('_Record', _Row._fields[2:])
 
 class _Index:
@@ -343,9 +362,16 @@ def _naming(path, error):
     "Turn whatever is wrong with an archive or a member into an `error` that begins with its name"
     try: yield
     except RsnaIchError as e: raise error(f'{Path(path).name}: {e}') from e
-    except OSError as e: raise error(f"{Path(path).name}: {e.strerror or 'the packed data is damaged'}") from e
-    except _BROKEN as e:
-        raise error(f"{Path(path).name}: {'the packed data is cut off' if isinstance(e, EOFError) else 'the archive is damaged'}") from e
+    except _BROKEN as e: raise error(f'{Path(path).name}: {_reason(e)}') from e
+
+# %% ../../nbs/dicom/00_archive.ipynb #9efc7c6d
+def _lzma_file(read, size, marked):
+    "The bytes of a zip's LZMA member that unpacks to `size` bytes as those of an `.lzma` file; is it `marked` where it ends?"
+    n,settings,memory = struct.unpack('<2xHBI', _full(read, 0, 9))
+    _need(n == 5, f'LZMA settings of {n} bytes instead of 5; the packed data is damaged')
+    _need(memory <= MAX_XZ_BYTES, f'its LZMA data asks for {memory} bytes of memory, more than {MAX_XZ_BYTES}')
+    head = struct.pack('<BIq', settings, min(memory, size), -1 if marked else size)
+    return lambda pos,n: head[pos:pos+n] if pos < len(head) else read(pos-4, n)
 
 # %% ../../nbs/dicom/00_archive.ipynb #b4a36aee
 class _Archive:
@@ -363,7 +389,7 @@ class _Archive:
             self.index = _Index(_zip_rows(os.pread(self.fd, length, start), n), start)
         else: self.index = _Index(_tar_rows(_plain(self.fd, 0, self.size) if self.kind == 'tar' else self._stream().read))
     def _stream(self):
-        if not hasattr(self.local, 'stream'): self.local.stream = _Inflated(self.fd, 0, self.size, self.kind, TAR_RATIO_FROM)
+        if not hasattr(self.local, 'stream'): self.local.stream = _Inflated(_plain(self.fd, 0, self.size), self.kind, TAR_RATIO_FROM)
         return self.local.stream
     def _kept(self, rec):
         if getattr(self.local, 'at', None) != rec.offset:
@@ -385,7 +411,11 @@ class _Archive:
         "A function that reads `(pos, n)` of a member"
         start = self.start(rec)
         if start is None: return lambda pos,n: self._kept(rec)[pos:pos+n]
-        return _Inflated(self.fd, start, rec.packed, 'deflate').read if rec.deflated else _plain(self.fd, start, rec.size)
+        read = _plain(self.fd, start, rec.packed)
+        kind = _PACKINGS[rec.packing]
+        if kind == 'stored': return read
+        if kind == 'lzma': read = _lzma_file(read, rec.size, rec.packing != _UNMARKED)
+        return _Inflated(read, kind, _most(rec.packed), many=False).read
 
 # %% ../../nbs/dicom/00_archive.ipynb #acfc58ee
 _opening = Lock()
@@ -444,7 +474,7 @@ class _MemberFile(io.RawIOBase):
         with self._naming(): self.read_at = self.archive.reader(rec)
         self.size = rec.size
         self.crc = rec.crc if self.archive.kind == 'zip' else None
-        self.skips = not rec.deflated
+        self.skips = not rec.packing
         self.pos = 0
         self.seen = 0
         self.sum = 0
@@ -501,7 +531,30 @@ def member_offset(
 ): # bytes from the start of the archive, or None where the member is packed
     "Where the bytes of a member lie as they are in the archive"
     a,rec = _found(archive, name)
-    with _naming(name, DicomError): return None if rec.deflated else a.start(rec)
+    with _naming(name, DicomError): return None if rec.packing else a.start(rec)
+
+# %% ../../nbs/dicom/00_archive.ipynb #46a0afc5
+def _grown(stream):
+    "All of an `_Inflated` stream in memory"
+    out = io.BytesIO()
+    while data := stream.read(out.tell(), _STEP):
+        out.write(data)
+        if out.tell() > MAX_INFLATED_BYTES: raise DicomError(f'the packed file grows to more than {MAX_INFLATED_BYTES} bytes')
+    out.seek(0)
+    return out
+
+def unpacked_file(
+    f, # binary file, open for reading in any order, that is no archive
+): # `io.BytesIO` with what it unpacks to, or None where gzip, bzip2 or xz didn't pack it; `f` is then at its start
+    "A file that is packed alone, unpacked: at most `MAX_INFLATED_BYTES`, and checked to its end"
+    def _packed(pos, n):
+        f.seek(pos)
+        return f.read(n)
+    kind = _mark(_packed(0, 132))
+    f.seek(0)
+    if kind not in ('gz', 'bz2', 'xz'): return None
+    try: return _grown(_Inflated(_packed, kind))
+    except _DAMAGE as e: raise DicomError(_reason(e)) from e
 
 # %% ../../nbs/dicom/00_archive.ipynb #6df4d4fb
 def split_member(

@@ -8,17 +8,22 @@ __all__ = ['FIELD_TAGS', 'CHECKED_TAGS', 'header_value', 'single_value', 'n_fram
 # %% ../../nbs/dicom/03_fields.ipynb #245c3868
 import math
 from pydicom import Dataset
+from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from ..core.errors import DicomError
 
 # %% ../../nbs/dicom/03_fields.ipynb #41515707
-FIELD_TAGS = dict(sop=(0x00080018, 'text'), modality=(0x00080060, 'text'), patient=(0x00100020, 'text'), study=(0x0020000D, 'text'),
-    series=(0x0020000E, 'text'), position=(0x00200032, 'floats'), orientation=(0x00200037, 'floats'), samples_per_pixel=(0x00280002, 'int'),
+FIELD_TAGS = dict(image_type=(0x00080008, 'text'), sop_class=(0x00080016, 'text'), sop=(0x00080018, 'text'),
+    acquisition_time=(0x00080032, 'text'), modality=(0x00080060, 'text'), conversion=(0x00080064, 'text'), contrast=(0x00180010, 'text'),
+    slice_thickness=(0x00180050, 'floats'), kernel=(0x00181210, 'text'), patient=(0x00100020, 'text'), study=(0x0020000D, 'text'),
+    series=(0x0020000E, 'text'), acquisition=(0x00200012, 'floats'), instance=(0x00200013, 'floats'), position=(0x00200032, 'floats'),
+    orientation=(0x00200037, 'floats'), slice_location=(0x00201041, 'floats'), samples_per_pixel=(0x00280002, 'int'),
     photometric=(0x00280004, 'text'), frames=(0x00280008, 'floats'), rows=(0x00280010, 'int'), cols=(0x00280011, 'int'),
     spacing=(0x00280030, 'floats'), bits_allocated=(0x00280100, 'int'), bits_stored=(0x00280101, 'int'), high_bit=(0x00280102, 'int'),
-    pixel_representation=(0x00280103, 'int'), window_center=(0x00281050, 'floats'), window_width=(0x00281051, 'floats'),
-    intercept=(0x00281052, 'floats'), slope=(0x00281053, 'floats'))
-CHECKED_TAGS = dict(rescale_type=(0x00281054, 'text'), lossy=(0x00282110, 'text'), modality_lut=(0x00283000, 'text'))
+    pixel_representation=(0x00280103, 'int'), padding=(0x00280120, 'int'), padding_limit=(0x00280121, 'int'),
+    window_center=(0x00281050, 'floats'), window_width=(0x00281051, 'floats'), intercept=(0x00281052, 'floats'), slope=(0x00281053, 'floats'))
+CHECKED_TAGS = dict(aspect=(0x00280034, 'floats'), rescale_type=(0x00281054, 'text'), lossy=(0x00282110, 'text'),
+    modality_lut=(0x00283000, 'text'), frame_groups=(0x52009230, 'text'), shared_groups=(0x52009229, 'text'))
 
 def _parse(value, kind, little=True):
     if isinstance(value, bytes):
@@ -26,7 +31,7 @@ def _parse(value, kind, little=True):
         try: value = value.decode('utf-8')
         except UnicodeDecodeError: value = value.decode('latin-1')
     if kind == 'int': return int(value)
-    if kind == 'text': return str(value).strip(' \0') or None
+    if kind == 'text': return ('\\'.join(map(str, value)) if isinstance(value, (list, MultiValue)) else str(value)).strip(' \0') or None
     if isinstance(value, str): value = value.strip(' \0').split('\\')
     texts = [str(o).strip(' \0') for o in (value if hasattr(value, '__len__') else [value])]
     if not all(o.isascii() for o in texts) or any('_' in o for o in texts): raise ValueError('not a decimal string')

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..core.errors import DataError
 from ..core.loops import run_in_parts, runs_as_loop
 from ..core.buffers import new_empty
-from ..dicom.batch_hu import AIR_HU
+from ..dicom.hounsfield import AIR_HU
 
 # %% ../../nbs/vision/00_hu.ipynb #f70bf25e
 AIR = float(AIR_HU) # HU

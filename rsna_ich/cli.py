@@ -187,7 +187,7 @@ def open_store(source):
     return Store(source)
 
 def labelled_slices(source, labels, root, under):
-    "The slice table of a header table, a store or files with its labels, and the store where it is one"
+    "The slice table of a header table, a store or files with its labels, the store where it is one, and the header table"
     from rsna_ich.dicom.scanning import header_table
     from rsna_ich.data.label_files import read_labels
     known = read_labels(labels)
@@ -198,8 +198,9 @@ def labelled_slices(source, labels, root, under):
     from rsna_ich.data.tables import slice_table
     df = slice_table(table, known)
     left_out = f"{df.attrs['unlabelled']} without labels, {df.attrs['errors']} that can't be read"
+    if df.attrs['other_images']: left_out += f", {df.attrs['other_images']} that are no axial slices"
     say(f'{len(df)} labelled slices of {df.patient.nunique()} patients; left out: {left_out}')
-    return df, store
+    return df, store, table
 
 @command
 def split(
@@ -211,7 +212,7 @@ def split(
     out:Path=Path('folds.parquet')): # The file of folds to write
     "Deal the patients into folds that are even in all labels, show it, prove that nothing crosses, and keep the folds."
     check_counts(0, seed=seed)
-    df,_ = labelled_slices(source, labels, None, under)
+    df,_,_ = labelled_slices(source, labels, None, under)
     from rsna_ich.data.splits import check_folds, fold_table, patient_folds, save_folds
     dealt = patient_folds(df, folds, seed)
     proof = check_folds(df, dealt)
@@ -273,8 +274,8 @@ def train(
         split=split, negatives=negatives, workers=workers, seed=seed)
     options = merge_recipe(options, recipe, given_options(ctx))
     check_training(options)
-    df,store = labelled_slices(source, labels, root, under)
-    tell_training(train_by_options(df, out, options, store), out)
+    df,store,headers = labelled_slices(source, labels, root, under)
+    tell_training(train_by_options(df, out, options, store, headers), out)
 
 # %% ../nbs/cli.ipynb #6ab9e067
 @command
@@ -312,10 +313,12 @@ def predict(
     tta:bool=False, # Average over mirrored and shifted views
     bs:int=64, # Slices at a time
     verify:bool=False, # Instead: check the files against the digests in an earlier table of predictions, --out
+    series:str|None=None, # The series to answer about, by its SeriesInstanceUID, instead of the choice by rules
+    all_images:bool=False, # Score localizers, captures and reformats as well
     deidentify:str='', # A secret: put keyed hashes in place of ids and file names
     under:str|None=None, # Only what lies in this folder of SOURCE
     root:Path|None=None): # Where a header table's files are now, if they have moved
-    "Six probabilities for every slice. A file that can't be read keeps its row, with the reason."
+    "Six probabilities for every axial slice. A file that can't be read, or is no such slice, keeps its row, with the reason."
     check_counts(bs=bs)
     from rsna_ich.answer.inference import Prediction, changed_since, predict as ask
     from rsna_ich.data.submission import load_predictions, save_predictions
@@ -325,15 +328,17 @@ def predict(
     if verify:
         old = load_predictions(out)
         return tell_changes(changed_since(old, files), len(old))
-    df = ask(files, model, tta, bs)
+    df = ask(files, model, tta, bs, all_images=all_images, series=series)
+    choice = df.attrs['choice']
     if deidentify: df = hide(df, deidentify)
     save_predictions(df, out)
-    bad = df.error.dropna()
+    bad = df.error[df.error.notna() & (df.kind == 'axial').fillna(True)]
     if len(df) == 1 and not len(bad): typer.echo(repr(Prediction(df.path[0], df.loc[0, list(LABELS)].to_dict())))
     say(f'{len(df)} files → {out}; research software, not for diagnosis')
     tell_terms(model)
+    if len(df) > 1: say(choice)
     if len(bad): say(f"{len(bad)} can't be read; the first: {bad.iloc[0]}")
-    if len(bad) == len(df): raise DataError('no file could be read')
+    if df.error.notna().all(): raise DataError(f'no file was answered; the first: {df.error.iloc[0]}')
 
 # %% ../nbs/cli.ipynb #b56b5bd9
 @command
@@ -352,16 +357,17 @@ def evaluate(
     known = read_labels(labels)
     table = header_table(headers, root, under)
     from rsna_ich.answer.evaluation_report import evaluate as judge
-    from rsna_ich.answer.evaluation import labelled_files, seen_patients
+    from rsna_ich.answer.evaluation import labelled_files, only_labelled, seen_patients, series_of_labelled
     from rsna_ich.answer.inference import predict as ask
     from rsna_ich.learn.ensembles import load_detectors
+    whole = series_of_labelled(table, known)
     table = labelled_files(table, known)
     learns = load_detectors(model)
     seen = seen_patients(table, learns)
     if seen: say(f'warning: the model was trained on {seen} of these {table.patient.nunique()} patients, so the figures will flatter it')
-    df = ask(table, learns, tta)
+    df = only_labelled(ask(whole, learns, tta), table)
     save_predictions(df, out/'predictions.csv')
-    res = judge(df, known, out, table.attrs['root'], headers=table, learn=learns)
+    res = judge(df, known, out, table.attrs['root'], headers=whole, learn=learns)
     say(f"{loss_text(res)}, {res['n_slices']} slices → {out/'report.html'}")
 
 # %% ../nbs/cli.ipynb #9da3b0dd
@@ -374,24 +380,26 @@ def calibrate(
     under:str|None=None, # Only what lies in this folder of HEADERS
     root:Path|None=None): # Where the files are now, if they have moved since the scan
     "Fit temperatures and thresholds for what the models say together, and keep them in MODEL/ensemble.json."
-    from rsna_ich.answer.evaluation import labelled_files
+    from rsna_ich.answer.evaluation import labelled_files, only_labelled, series_of_labelled
     from rsna_ich.dicom.scanning import header_table
     from rsna_ich.answer.inference import predict as ask
     from rsna_ich.data.label_files import read_labels
     from rsna_ich.answer.recalibration import calibrate_ensemble, check_unseen
     known = read_labels(labels)
-    table = labelled_files(header_table(headers, root, under), known)
+    files = header_table(headers, root, under)
+    table = labelled_files(files, known)
     learns = check_unseen(model, table)
-    cal = calibrate_ensemble(model, ask(table, learns, tta), known)
+    cal = calibrate_ensemble(model, only_labelled(ask(series_of_labelled(files, known), learns, tta), table), known)
     before = cal['before']['weighted_log_loss']
     after = cal['after']['weighted_log_loss']
     say(f"weighted log loss {before:.4f} → {after:.4f} on the {cal['data']['patients']} patients of the fit → {model/'ensemble.json'}")
 
 # %% ../nbs/cli.ipynb #582a03f6
 def asked_files(source, sample, under, root):
-    "The header table of the images that the sample asks for; what else was there is told"
+    "The header table of the images that the sample asks for, and of the rest of their series; what else was there is told"
     from rsna_ich.dicom.scanning import header_table
     from rsna_ich.dicom.folders import top_folders
+    from rsna_ich.dicom.passes import whole_series
     from rsna_ich.data.submission import sample_images
     files = header_table(source, root, under)
     asked = files.sop.isin(sample_images(sample))
@@ -399,9 +407,7 @@ def asked_files(source, sample, under, root):
     if len(other):
         folders = [f"{k or 'in no folder'}: {n}" for k,n in top_folders(other).items()]
         say(f'{int(asked.sum())} files are asked for by {sample.name}; left alone are {len(other)} others ({name_some(folders, 8)})')
-    res = files[asked].reset_index(drop=True)
-    res.attrs = dict(files.attrs)
-    return res
+    return files[asked], whole_series(files, asked.to_numpy(bool))
 
 def predict_asked(source, model, sample, tta, fill, under, root, out):
     "Predict the images that the sample asks for, and keep the predictions beside the submission"
@@ -409,12 +415,13 @@ def predict_asked(source, model, sample, tta, fill, under, root, out):
     if source.suffix == '.csv': raise DataError(f'{source.name}: --model has no meaning with a table of predictions')
     from rsna_ich.answer.inference import predict as ask
     from rsna_ich.data.submission import check_sample, save_predictions
-    files = asked_files(source, sample, under, root)
+    files,whole = asked_files(source, sample, under, root)
     check_sample(files.sop, sample, fill)
     twice = files.sop[files.sop.duplicated()]
     if len(twice):
         raise DataError(f'{twice.nunique()} images have more than one file ({name_some(twice.unique())}); choose a folder with --under')
-    preds = ask(files, model, tta)
+    preds = ask(whole, model, tta, all_images=True)
+    preds = preds[preds.sop.isin(files.sop)].reset_index(drop=True)
     save_predictions(preds, out.with_name('predictions.csv'))
     tell_terms(model)
     return preds

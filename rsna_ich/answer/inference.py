@@ -15,7 +15,10 @@ from ..core.labels import LABELS
 from ..core.messages import RESEARCH_ONLY, progress
 from ..core.loops import read_ahead
 from ..dicom.scanning import header_table, is_one_file, scan_paths
+from ..dicom.kinds import KINDS
+from ..dicom.passes import axial_slices, find_passes
 from ..dicom.series import neighbour_rows, series_order
+from ..dicom.studies import chosen_rows, study_table, tell_choice
 from ..dicom.reader import SliceReader, changed_pixels
 from ..data.sources import replace_lost_neighbours
 from ..learn.calibration import apply_temperature, make_coherent
@@ -60,7 +63,7 @@ def _batches(df, learn, bs, threads):
     k = learn.chain.neighbours
     rows = series_order(df)[0] if k else np.arange(len(df)) # in this order most neighbours are of the same batch
     parts = [rows[i:i+bs] for i in range(0, len(df), bs)]
-    places = neighbour_rows(df, k) if k else None
+    places = neighbour_rows(df, k, learn.chain.neighbour_mm) if k else None
     need = [np.unique(places[o], return_inverse=True) if k else (o, None) for o in parts]
     with progress(range(len(df)), 'predicting') as bar:
         for idxs,(_,at),b in zip(parts, need, read_ahead(reader.read, [o for o,_ in need])):
@@ -105,36 +108,64 @@ def _probs(table, learn, out):
     return make_coherent(expit(slices)), series_logits
 
 # %% ../../nbs/answer/00_inference.ipynb #34c53de1
-def _series_any(table, probs, series_logits):
-    "Probability [N] of any haemorrhage in the series of each file, from the slices' [N,6] and the logits [N] of each model's series"
-    alone = table.series.fillna('') == ''
-    key_of_its_own = pd.Series(-1-np.arange(len(table)))
-    key = table.groupby(['study', 'series'], dropna=False, sort=False).ngroup().where(~alone, key_of_its_own)
+def _series_any(passes, probs, series_logits):
+    "Probability [N] of any haemorrhage in the pass of each file, from the slices' [N,6] and the logits [N] of each model's series"
+    key = np.where(passes.number < 0, -1-np.arange(len(probs)), passes.number)
     def shared(v): return pd.Series(v).groupby(key).transform('max').to_numpy(float)
     heads = [o for o in series_logits if not np.isnan(o).all()]
     said = shared(expit(np.mean(heads, 0))) if heads else np.nan
     return np.where(np.isnan(said), shared(probs[:,0]), said)
 
+
 # %% ../../nbs/answer/00_inference.ipynb #36c6984e
+def _leave_out(table, all_images, series):
+    "Put a reason into `error` for the images that are not to be scored"
+    def set_error(rows, why): table.loc[rows & table.error.isna(), 'error'] = why
+    set_error((table.modality != 'CT').fillna(True), 'the modality is ' + table.modality.fillna('not given') + ', CT is wanted')
+    if series is not None: set_error((table.series != series).fillna(True), 'another series was asked for')
+    if all_images or 'kind' not in table: return
+    for kind,what in KINDS.items():
+        if kind != 'axial': set_error((table.kind == kind).fillna(False), f'{what}, not an axial slice; it is scored with --all-images only')
+
+def _identity(table, passes, chosen):
+    "The columns behind the probabilities that say what each row is"
+    cols = {k:table[k] for k in ('patient', 'study', 'series')}
+    in_series = pd.array(np.where(passes.in_series < 0, None, passes.in_series), 'Int64')
+    more = {k:table[k] if k in table else None for k in ('frame', 'z', 'kind')}
+    return pd.DataFrame(dict(path=table.name, frame=more['frame'], **cols, **{'pass':in_series}, z=more['z'], kind=more['kind'],
+        chosen=chosen), table.index)
+
 def predict(
     source, # a file, a folder, an archive, a list of files, a header table, or the path of one
     model='starter', # an `ICHLearner`, the folder of a saved model or of several, a list of these, or the weights in the box
     tta:bool=False, # average over mirrored and shifted views?
     bs:int=64, # slices at a time
     threads:int=None, # that read files; two a core when None
-)->pd.DataFrame: # a row a file: `sop`, `LABELS`, `series_any`, then path, patient, study, series, z, error, pixels_sha256, flags
-    "Six probabilities for every file of `source`, in input order; for files that can't be read, why"
+    all_images:bool=False, # score localizers, captures and reformats as well?
+    series:str=None, # the only series to answer about, instead of a choice by rules
+)->pd.DataFrame: # a row a slice: `sop`, `LABELS`, `series_any`, what it is, `chosen`, error, pixels_sha256, flags
+    """Six probabilities for every axial slice of `source`, in input order; for all others, why there are none. Each pass of a series
+    is answered for itself; `chosen` are the slices of the pass that speaks for their study, and `attrs['choice']` says so in words"""
     learns = load_detectors(model)
     table = source_table(source).reset_index(drop=True)
-    other = table.error.isna() & (table.modality != 'CT').fillna(True)
-    table.loc[other, 'error'] = 'the modality is ' + table.modality[other].fillna('not given') + ', CT is wanted'
+    studies = study_table(table, series)
+    chosen = chosen_rows(table, studies)
+    _leave_out(table, all_images, series)
     each,series_logits,notes,error = zip(*[_answers(table, o, tta, bs, threads) for o in learns])
     p = ensemble_mean(each)
     if learns.calibration: p = apply_temperature(p, learns.calibration['temperature'])
-    probs = pd.DataFrame(p, columns=list(LABELS)).assign(series_any=_series_any(table, p, series_logits))
-    res = pd.concat([table[['sop']], probs, table['name patient study series z'.split()].rename(columns=dict(name='path'))], axis=1)
-    res = res.assign(error=error[0], pixels_sha256=notes[0][:,0], flags=notes[0][:,1])
-    return res.astype({c:'string' for c in 'sop patient study series path error pixels_sha256 flags'.split()})
+    passes = find_passes(table)
+    probs = pd.DataFrame(p, columns=list(LABELS)).assign(series_any=_series_any(passes, p, series_logits))
+    res = pd.concat([table[['sop']], probs, _identity(table, passes, chosen)], axis=1)
+    res = res.assign(error=error[0], pixels_sha256=notes[0][:,0], flags=_all_flags(table, notes[0][:,1]))
+    res.attrs = dict(choice=tell_choice(studies))
+    return res.astype({c:'string' for c in 'sop patient study series path kind error pixels_sha256 flags'.split()})
+
+def _all_flags(table, of_pixels):
+    "Flags of each slice, of its header alone where its pixels weren't read"
+    of_header = table['flags'].astype(object) if 'flags' in table else pd.Series(None, table.index, dtype=object)
+    return [b if a is None else a for a,b in zip(of_pixels, of_header)]
+
 
 # %% ../../nbs/answer/00_inference.ipynb #f4f4c015
 def changed_since(
@@ -171,6 +202,6 @@ def predict(
 ): # a `Prediction` for one file, else a table
     "Probabilities for one DICOM file; a `DicomError` when it can't be read"
     df = predict(source, self, tta=tta, **kwargs)
-    if not isinstance(source, (str, Path)) or not is_one_file(source): return df
+    if not isinstance(source, (str, Path)) or not is_one_file(source) or len(df) > 1: return df
     if pd.notna(df.error[0]): raise DicomError(df.error[0])
     return Prediction(df.path[0], df.loc[0, list(LABELS)].astype(float).to_dict())

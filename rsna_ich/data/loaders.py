@@ -17,6 +17,7 @@ from ..core.loops import read_ahead
 from ..dicom.scanning import scan_paths
 from ..dicom.series import neighbour_rows
 from ..vision.chain import CTTransform
+from .tables import neighbours_around, surroundings
 from .splits import PatientSplitter
 from .types import CTImage, LabelTensor
 from .sources import FileSlices, LabelledSource, NeighbourSource, StoreSlices
@@ -44,7 +45,7 @@ class SliceDL(TfmdDL):
             table = dataset if isinstance(dataset, pd.DataFrame) else scan_paths(dataset)
             source = FileSlices(table, tfm.item_size)
             k = tfm.chain.neighbours
-            dataset = LabelledSource(NeighbourSource(source, neighbour_rows(table, k)) if k else source,
+            dataset = LabelledSource(NeighbourSource(source, neighbour_rows(table, k, tfm.chain.neighbour_mm)) if k else source,
                 np.full((len(table), len(LABELS)), np.nan), items=table)
             if tfm.fitted: kwargs['after_batch'] = [type(tfm)(tfm.chain, tfm.item_size)]
         res = super().new(dataset, cls, **kwargs)
@@ -107,14 +108,16 @@ class ICHDataLoaders(DataLoaders):
         draws=None, # slices that are drawn in an epoch, where `balance` is given; as many as there are when None
         by=None, # a column, such as 'study', whose slices stay together in training
         num_workers=0, device=None, splitter=None,
+        whole=None, # what `source` takes for the table in which neighbours are looked for, from `surroundings`; `df` when None
     ):
         "Training and validation batches, split by patient"
         if draws and balance is None: raise DataError(f'{draws} draws an epoch need weights to draw by; give balance')
         dls = []
         k = tfm.chain.neighbours
         if k:
-            all_slices = source(df)
-            places = neighbour_rows(df, k)
+            whole = df if whole is None else whole
+            all_slices = source(whole)
+            places = neighbours_around(df, whole, k, tfm.chain.neighbour_mm)
         for i,idx in enumerate((splitter or PatientSplitter(n_folds, fold, seed))(df)):
             part = df.iloc[idx].reset_index(drop=True)
             part.attrs = df.attrs
@@ -125,16 +128,20 @@ class ICHDataLoaders(DataLoaders):
             dls.append(SliceDL(LabelledSource(slices, part[list(LABELS)], i, part), after_batch=[tfm], **draw, **kwargs))
         return cls(*dls, device=device or default_device())
     @classmethod
-    def from_table(cls, df, size=256, chain=None, **kwargs):
-        "From the files of a slice table with labels; see `CTBlock` and `ICHDataLoaders.of` for the arguments"
+    def from_table(cls, df, size=256, chain=None, headers=None, **kwargs):
+        """From the files of a slice table with labels; see `CTBlock` and `ICHDataLoaders.of` for the arguments. For a chain with
+        neighbours, `headers` is the header table that `df` was made of"""
         chain = chain if isinstance(chain, CTTransform) else CTTransform(**(chain or {}))
-        return cls.of(partial(FileSlices, size=size), df, CTBatch(chain, size), **kwargs)
+        whole = surroundings(df, headers) if chain.neighbours else None
+        return cls.of(partial(FileSlices, size=size), df, CTBatch(chain, size), whole=whole, **kwargs)
     @classmethod
     def from_store(cls, store, df, chain=None, **kwargs):
         "From a prepared store and its index joined with labels; `chain` is a dict without `crop`, which is the store's"
         tfm = CTBatch(CTTransform(**(chain or {}) | dict(crop=store.settings['crop'])), store.settings['read_size'], fitted=True)
         if tfm.chain.size is None: tfm.chain.size = store.settings['size']
-        return cls.of(lambda part: StoreSlices(store, part.row), df[df.row.notna()].reset_index(drop=True), tfm, **kwargs)
+        df = df[df.row.notna()].reset_index(drop=True)
+        whole = surroundings(df, store=store) if tfm.chain.neighbours else None
+        return cls.of(lambda part: StoreSlices(store, part.row), df, tfm, whole=whole, **kwargs)
 
 # %% ../../nbs/data/09_loaders.ipynb #346d9f26
 @dispatch

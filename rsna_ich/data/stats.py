@@ -51,18 +51,33 @@ def _sums(hu):
 STAT_COLS = ('hu_min', 'hu_max', 'hu_mean', 'hu_sd', 'brain', 'roughness', 'hu_hash')
 SliceStats = namedtuple('SliceStats', STAT_COLS)
 
+def _sums_without(hu, padding):
+    "As `_sums`, of the pixels that are no padding; how many they are, and how many pairs of neighbours, with the sum of their differences"
+    keep = ~padding
+    values = hu[keep].astype(np.int64)
+    pairs = keep[:,1:] & keep[:,:-1]
+    steps = np.abs(np.diff(hu.astype(np.int64), axis=1))[pairs].sum()
+    brain = ((values > 0) & (values < 80)).sum()
+    return values.sum(), (values**2).sum(), values.min(), values.max(), brain, values.size, pairs.sum(), steps
+
 def slice_stats(
     hu:np.ndarray, # [rows,cols] int16 HU, as `read_hu(path, np.int16)` gives them
-)->SliceStats: # HU, but for shares, roughness (NaN where nothing varies along the rows' length) and the hash
-    "What the pixels of one slice hold, padding included"
+    padding:np.ndarray=None, # [rows,cols] bool, which pixels are no measurements and don't count
+)->SliceStats: # HU, but for shares, roughness (NaN where nothing varies along the rows' length) and the hash, which is of all pixels
+    "What the pixels of one slice hold"
     if hu.dtype != np.int16 or hu.ndim != 2 or not hu.size:
         raise DataError(f"statistics are of a slice in int16 HU [rows,cols], got {hu.dtype} {hu.shape}; use read_hu(path, np.int16)")
-    n = hu.size
-    total,squares,larger,low,high,brain = map(int, _sums(hu))
+    if padding is not None and not padding.all():
+        total,squares,low,high,brain,n,pairs,steps = map(int, _sums_without(hu, padding))
+    else:
+        n = hu.size
+        total,squares,larger,low,high,brain = map(int, _sums(hu))
+        pairs = n - len(hu)
+        steps = 2*larger - 2*total + int(hu[:,[0,-1]].sum(dtype=np.int64))
     sd = math.sqrt(n*squares - total**2)/n
-    steps = 2*larger - 2*total + int(hu[:,[0,-1]].sum(dtype=np.int64))
-    rough = steps/(n - len(hu))/sd if sd and hu.shape[1] > 1 else math.nan
+    rough = steps/pairs/sd if sd and pairs else math.nan
     return SliceStats(low, high, total/n, sd, brain/n, rough, hu_hash(hu))
+
 
 # %% ../../nbs/data/02_stats.ipynb #8cf2b077
 _TYPES = dict(hu_min='Int64', hu_max='Int64', hu_hash='string')

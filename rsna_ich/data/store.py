@@ -16,8 +16,9 @@ from ..core.messages import progress
 from ..core.files import file_sha256, write_whole
 from ..core.loops import compiled_loop, read_ahead, run_in_parts, runs_as_loop
 from ..dicom.header_rows import HEADER_COLS
-from ..dicom.header_files import table_root
+from ..dicom.header_files import check_columns, table_root
 from ..core.buffers import new_empty
+from ..dicom.passes import axial_slices
 from ..dicom.reader import SliceReader, changed_pixels
 from ..vision.hu import AIR, DENSEST_HU, ClipHU
 from ..vision.crop import CropHead, FitSquare
@@ -80,6 +81,7 @@ class Store:
         try:
             self.settings = json.loads((self.path/'store.json').read_text())
             self.index = pd.read_parquet(self.path/'index.parquet')
+            check_columns(self.index, f'{self.path.name}/index.parquet', 'prepare the store again')
             self.pixels = np.lib.format.open_memmap(self.path/'pixels.npy', mode='r')
             size = self.settings['size']
             dtype = np.dtype(self.settings['dtype'])
@@ -102,7 +104,7 @@ def source_fingerprint(
     **settings # whatever else decides the result
 )->str: # hex
     "SHA-256 of the settings, the table, and the files' sizes and times of last change"
-    h = hashlib.sha256(json.dumps(dict(settings, format=3), sort_keys=True).encode())
+    h = hashlib.sha256(json.dumps(dict(settings, format=4), sort_keys=True).encode())
     h.update(pd.util.hash_pandas_object(df[list(HEADER_COLS)], index=False).to_numpy().tobytes())
     root = table_root(df)
     if not os.path.isdir(root): h.update(f'{_stamp(root)}\n'.encode())
@@ -215,7 +217,7 @@ def _finish(df, good, out, settings):
 
 # %% ../../nbs/data/05_store.ipynb #c5a03b79
 def prepare(
-    df:pd.DataFrame, # a header table; rows with `error` are kept in the index and not read
+    df:pd.DataFrame, # a header table; rows with `error`, and images that are no axial slices, are kept in the index and not read
     out, # the store's folder
     size:int=256, # pixels a side
     crop=True, # crop to the head? Or options of `CropHead`
@@ -238,8 +240,8 @@ def prepare(
         old = Store(out)
         if old.settings['fingerprint'] == fp: return old
         raise DataError(f'{out.name}: holds a store made with other settings or from other files; delete it or name another folder')
-    good = df[df.error.isna()]
-    if not len(good): raise DataError(f'none of the {len(df)} files can be used')
+    good = df[axial_slices(df)]
+    if not len(good): raise DataError(f'none of the {len(df)} files is an axial slice that can be used')
     good.attrs = dict(df.attrs)
     out.mkdir(parents=True, exist_ok=True)
     with _Unfinished(out, fp, (len(good), size, size), dtype) as unfinished, torch.inference_mode():

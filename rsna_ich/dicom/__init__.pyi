@@ -5,13 +5,17 @@ from .elements import read_header as read_header
 from .hounsfield import to_hu as to_hu, window_hu as window_hu
 from .checks import FLAGS as FLAGS
 from .stored import stored_pixels as stored_pixels
-from .door import read_dicom as read_dicom, read_hu as read_hu
+from .door import read_dicom as read_dicom, read_hu as read_hu, upright_hu as upright_hu
 from .display import show_hu as show_hu
 from .header_rows import HEADER_COLS as HEADER_COLS
 from .header_files import load_headers as load_headers, save_headers as save_headers, file_paths as file_paths
 from .folders import in_folder as in_folder, top_folders as top_folders
 from .scanning import scan as scan, scan_to as scan_to, header_table as header_table, header_counts as header_counts
 from .privacy import deidentify as deidentify
-from .series import slice_position as slice_position, in_slice_order as in_slice_order, neighbour_rows as neighbour_rows
+from .orientation import upright as upright, to_file_grid as to_file_grid
+from .kinds import KINDS as KINDS
+from .passes import find_passes as find_passes, slice_position as slice_position
+from .studies import study_table as study_table
+from .series import in_slice_order as in_slice_order, neighbour_rows as neighbour_rows
 from .batch_hu import read_slice as read_slice
 from .reader import SliceReader as SliceReader

@@ -16,7 +16,7 @@ from ..dicom.batch_hu import area_mean, pad_to_square
 from ..report.plots import ACCENT_COLOR, ALARM_COLOR, LABEL_TITLES, MUTED_COLOR, plot_grid, styled_plot
 from ..report.page import ReportFinding, ReportSection, coding_title, figure_svg
 from ..report.gallery import (GALLERY_CSS, GalleryPicture, broken_pictures, choose_slices, files_by_coding, gallery_pictures,
-    gallery_table, html_part, html_pictures, hu_views, pick_by_label, pick_series, read_picks)
+    gallery_table, html_part, html_pictures, hu_views, pick_by_label, pick_series, picture_key, read_picks)
 from ..report.viewer import VIEWER_CSS, slice_viewer
 from ..vision.windowing import freqhist_bins
 
@@ -97,7 +97,7 @@ def hu_by_coding(
     hus:dict, # from `read_picks`
 )->dict: # for `plot_hu`
     "The slices of each coding that could be read"
-    res = {k.split('\n')[0]:[hus[p] for p in g.path if p in hus] for k,g in coded.groupby('coding', sort=False)}
+    res = {k.split('\n')[0]:[hus[p] for p in map(picture_key, g.to_dict('records')) if p in hus] for k,g in coded.groupby('coding', sort=False)}
     return {k:v for k,v in res.items() if v}
 
 # %% ../../nbs/eda/03_images.ipynb #88cbf754
@@ -126,8 +126,8 @@ def series_viewer(
     hus:dict, # from `read_picks`
 )->str: # HTML; '' when no slice could be read
     "A viewer of one series"
-    rows = [r for r in one.to_dict('records') if r['path'] in hus]
-    hu = [_square(hus[r['path']]) for r in rows]
+    rows = [r for r in one.to_dict('records') if picture_key(r) in hus]
+    hu = [_square(hus[picture_key(r)]) for r in rows]
     keep = [i for i,o in enumerate(hu) if o.shape == hu[0].shape] # one size a viewer
     if not keep: return ''
     def at(i):

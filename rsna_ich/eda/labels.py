@@ -17,6 +17,7 @@ from scipy.spatial.distance import squareform
 from scipy.special import entr
 from ..core.errors import DataError
 from ..core.labels import LABELS, LABEL_WEIGHTS, SUBTYPES
+from ..dicom.passes import PASS_COLUMNS, axial_slices
 from ..dicom.series import in_slice_order
 from ..report.plots import (ACCENT_COLOR, INK_COLOR, LABEL_COLORS, LABEL_DASHES, LABEL_TITLES, MUTED_COLOR, plot_bars, plot_grid,
     plot_heat, styled_plot)
@@ -200,14 +201,15 @@ def labels_with_place(
 )->pd.DataFrame: # labelled slices in slice order, with `height`: 0 the lowest slice of its series, 1 the highest
     "Labels with their place in patient, series and head"
     at = pd.Index(labels.sop).get_indexer(headers.sop) # the row of each file's label
-    ok = headers.error.isna().to_numpy() & (at >= 0) & ~headers.sop.duplicated().to_numpy()
+    ok = axial_slices(headers) & (at >= 0) & ~headers.sop.duplicated().to_numpy()
     if not ok.any(): raise DataError('no file of the header table has a label; do they belong together?')
-    df = headers.loc[ok, ['sop', 'path', 'patient', 'study', 'series', *'x y z ix iy iz jx jy jz'.split()]]
+    placed = ['path', *'x y z ix iy iz jx jy jz instance slice_location'.split(), *PASS_COLUMNS]
+    df = headers.loc[ok, ['sop', 'patient', 'study', 'series', *(c for c in placed if c in headers)]]
     for c in ('patient', 'study', 'series'): df[c] = pd.Categorical(df[c]) # sorted and grouped as numbers
     df = in_slice_order(df.assign(at=at[ok]))
-    last = df.groupby(['study', 'series'], dropna=False, observed=True).slice.transform('max')
+    last = df.groupby(['patient', 'study', 'series', 'pass'], dropna=False, observed=True).slice.transform('max')
     df['height'] = df.slice/last.where(last > 0)
-    return df.drop(columns='path x y z ix iy iz jx jy jz at'.split()).assign(**{l:labels[l].to_numpy()[df['at']] for l in LABELS})
+    return df.drop(columns=[*(c for c in placed if c in df), 'at']).assign(**{l:labels[l].to_numpy()[df['at']] for l in LABELS})
 
 def group_counts(
     df:pd.DataFrame, # from `labels_with_place`

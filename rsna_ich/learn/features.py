@@ -10,7 +10,7 @@ import numpy as np, pandas as pd, torch
 from scipy.special import expit, logit
 from torch import Tensor, nn
 from ..core.labels import LABELS
-from ..dicom.series import neighbour_rows
+from ..data.tables import neighbours_around, surroundings
 from ..data.sources import FileSlices, LabelledSource, NeighbourSource, StoreSlices
 from ..data.blocks import CTBatch
 from ..data.loaders import SliceDL
@@ -34,15 +34,19 @@ def slice_features(
     df:pd.DataFrame, # a slice table
     store=None, # the store whose index `df` comes from; files are read when None
     bs:int=64, # slices at a time
+    headers=None, # the header table that `df` was made of, for a model with neighbours
 )->np.ndarray: # [rows,n_emb+6] float32, embeddings and logits
     "Embeddings and logits of each row"
-    source = FileSlices(df, learn.ct.item_size) if store is None else StoreSlices(store, df.row)
     k = learn.chain.neighbours
-    labels = LabelledSource(NeighbourSource(source, neighbour_rows(df, k)) if k else source, df.reindex(columns=list(LABELS)), items=df)
+    whole = surroundings(df, headers, store) if k else df
+    source = FileSlices(whole, learn.ct.item_size) if store is None else StoreSlices(store, whole.row)
+    if k: source = NeighbourSource(source, neighbours_around(df, whole, k, learn.chain.neighbour_mm))
+    labels = LabelledSource(source, df.reindex(columns=list(LABELS)), items=df)
     dl = SliceDL(labels, after_batch=[CTBatch(learn.chain, learn.ct.item_size, store is not None)], bs=bs, num_workers=0,
         device=learn.dls.device)
     net = SliceFeatures(learn.model).eval()
     with torch.inference_mode(): return torch.cat([net(x.as_subclass(Tensor)).float().cpu() for x,_ in dl]).numpy()
+
 
 # %% ../../nbs/learn/11_features.ipynb #9e814692
 def safe_logit(p): return logit(np.clip(p, 1e-7, 1-1e-7))
@@ -54,8 +58,8 @@ def prior_corrected_logits(
     "Logits for the true prevalence"
     return logits if kept == 1 else safe_logit(correct_prior(expit(np.asarray(logits, float)), kept))
 
-def prior_corrected_features(learn, df, store=None)->np.ndarray: # [rows,n_emb+6] float32
+def prior_corrected_features(learn, df, store=None, headers=None)->np.ndarray: # [rows,n_emb+6] float32
     "`slice_features` with logits for the true prevalence"
-    res = slice_features(learn, df, store)
+    res = slice_features(learn, df, store, headers=headers)
     res[:,-len(LABELS):] = prior_corrected_logits(res[:,-len(LABELS):], learn.negatives_kept)
     return res

@@ -45,6 +45,7 @@ def train_folds(
     context:bool=True, # give each a series model?
     store=None, # a prepared store, whose index `df` comes from; files are read when None
     seed:int=0, # of folds and models
+    headers:pd.DataFrame=None, # the header table that `df` was made of; a store has its own
     **train # further arguments of `train_model`
 )->dict: # `metrics.summarise` of the out-of-fold predictions, also in `folds.json`
     "Train a model for each fold, going on where an earlier run was stopped"
@@ -60,7 +61,7 @@ def train_folds(
     def keep_json(**figures): return write_json(out/'folds.json', dict(of=what, **figures))
     keep_json()
     for fold in range(folds.max()+1):
-        if not (out/f'fold{fold}'/'held_out.parquet').exists(): _one_fold(df, out/f'fold{fold}', folds == fold, context, store, seed, train)
+        if not (out/f'fold{fold}'/'held_out.parquet').exists(): _one_fold(df, out/f'fold{fold}', folds == fold, context, store, headers, seed, train)
     preds = df[['sop', 'patient', *LABELS]].merge(out_of_fold(out), on='sop', suffixes=('_true', ''), validate='1:1')
     p = expit(preds[list(LABELS)].to_numpy(float))
     y = preds[[f'{l}_true' for l in LABELS]].to_numpy(float)
@@ -69,15 +70,16 @@ def train_folds(
     return res
 
 # %% ../../nbs/learn/16_folds.ipynb #40f36260
-def _one_fold(df, out, valid, context, store, seed, train):
+def _one_fold(df, out, valid, context, store, headers, seed, train):
     "Train one fold's model, give it context, and keep what it says of the patients that it didn't see"
     done = (out/'config.json').exists() and not (out/'checkpoint.safetensors').exists()
     if not done:
-        train_model(df, out, store=store, seed=seed, splitter=lambda _: [np.flatnonzero(o).tolist() for o in (~valid, valid)], **train)
+        def splitter(_): return [np.flatnonzero(o).tolist() for o in (~valid, valid)]
+        train_model(df, out, store=store, headers=headers, seed=seed, splitter=splitter, **train)
     learn = load_detector(out)
-    if context: save_context(learn, df, out, store, seed)
+    if context: save_context(learn, df, out, store, seed, headers)
     held = held_back_slices(df, learn)
-    _save_held(held, prior_corrected_features(learn, held, store), out)
+    _save_held(held, prior_corrected_features(learn, held, store, headers), out)
 
 # %% ../../nbs/learn/16_folds.ipynb #d18d7691
 def train_bodies(

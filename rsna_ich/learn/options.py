@@ -96,22 +96,22 @@ class TrainingResult(NamedTuple):
     measured_on:str # whom they were measured on
     in_context:dict # figures in the context of the series, or None
 
-def _train_folds(df, out, options, common, store):
+def _train_folds(df, out, options, common, store, headers):
     "A model for each part of the patients, of one body or several"
     archs = parse_archs(options['arch'])
     folds = dict(n_folds=options['folds'] or 5, split=options['split'])
-    common = common | folds | dict(context=options['context'], store=store, seed=options['seed'])
+    common = common | folds | dict(context=options['context'], store=store, headers=headers, seed=options['seed'])
     if len(archs) == 1: metrics = train_folds(df, out, arch=archs[0], **common)
     else: metrics = train_bodies(df, out, archs, **common)
     return TrainingResult(metrics, 'out-of-fold', None)
 
-def _train_one(df, out, options, common, store):
+def _train_one(df, out, options, common, store, headers):
     "One model, and a series model on top of it where that is asked for"
     splitter = SavedSplitter(options['split'], options['fold']) if options['split'] else None
     arch, = parse_archs(options['arch'])
     folds = dict(n_folds=options['folds'] or 5, fold=options['fold'], splitter=splitter)
-    learn = train_model(df, out, arch=arch, store=store, seed=options['seed'], **folds, **common)
-    in_context = save_context(load_detector(out), df, out, store, options['seed']) if options['context'] else None
+    learn = train_model(df, out, arch=arch, store=store, headers=headers, seed=options['seed'], **folds, **common)
+    in_context = save_context(load_detector(out), df, out, store, options['seed'], headers) if options['context'] else None
     return TrainingResult(learn.saved_metrics['validation'], 'held-back patients', in_context)
 
 # %% ../../nbs/learn/17_options.ipynb #1921ac8a
@@ -120,10 +120,11 @@ def train_by_options(
     out, # the folder for the model, or for several
     options:dict, # from `merge_recipe`
     store=None, # the prepared `Store` that `df` is of, if it is of one
+    headers=None, # the header table that `df` was made of; a store has its own
 )->TrainingResult:
     "Train what the options ask for, and go on where it was stopped; a `DataError` for options that can't be used"
     check_training(options)
     size = store.settings['size'] if store else options['size']
     common = model_options(options, size)
     train = _train_folds if options['all_folds'] else _train_one
-    return train(df, out, options, common, store)
+    return train(df, out, options, common, store, headers)

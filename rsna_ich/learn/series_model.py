@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 from ..core.errors import DataError
 from ..core.labels import LABELS
-from ..dicom.series import series_order, slice_position
+from ..dicom.series import series_order
 from .metrics import WeightedLogLoss
 
 # %% ../../nbs/learn/13_series_model.ipynb #4fc29f63
@@ -26,8 +26,7 @@ def series_sequences(
     feats, # [rows,n_emb+6] of `slice_features`, NaN where a slice couldn't be read
 )->list: # for each series of 2 slices or more: their rows in `df`, from low to high, and [T,n_emb+6+N_GEO] float32
     "The series of a table, as a model can read them"
-    order,first,_ = series_order(df)
-    pos = np.asarray(slice_position(df), float)
+    order,first,_,pos = series_order(df)
     res = []
     for rows in np.split(order, np.flatnonzero(np.diff(first))+1):
         rows = rows[~np.isnan(feats[rows,-1])]

@@ -7,7 +7,7 @@ __all__ = ['smooth_logits']
 
 # %% ../../nbs/learn/12_smoothing.ipynb #a26f174f
 import numpy as np, pandas as pd
-from ..dicom.series import series_order, slice_position
+from ..dicom.series import series_order
 
 # %% ../../nbs/learn/12_smoothing.ipynb #fde517e4
 def smooth_logits(
@@ -16,8 +16,7 @@ def smooth_logits(
     mm:float, # standard deviation of the Gaussian
 )->np.ndarray: # [rows,6]; slices in no series, or without a position, as they were
     "Logits averaged with those of the slices nearby in the same series"
-    order,first,_ = series_order(df)
-    pos = np.asarray(slice_position(df), float)
+    order,first,_,pos = series_order(df)
     res = np.array(logits, float)
     for rows in np.split(order, np.flatnonzero(np.diff(first))+1):
         rows = rows[~np.isnan(res[rows,0])]

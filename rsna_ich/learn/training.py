@@ -95,10 +95,11 @@ def _new_to(df, split, start):
     return sorted([*split[0], *rows[old].tolist()]), rows[~old].tolist()
 
 # %% ../../nbs/learn/09_training.ipynb #28bca4cf
-def _loaders(df, split, store, chain, **kwargs):
+def _loaders(df, split, store, headers, chain, **kwargs):
     kwargs['splitter'] = lambda _: split
     if store is not None: return ICHDataLoaders.from_store(store, df, chain=chain, **kwargs)
-    return ICHDataLoaders.from_table(df, size=chain['size']*2 if chain['crop'] else chain['size'], chain=chain, **kwargs)
+    size = chain['size']*2 if chain['crop'] else chain['size']
+    return ICHDataLoaders.from_table(df, size=size, chain=chain, headers=headers, **kwargs)
 
 def _belongs_to(data, store):
     "What a checkpoint's data are"
@@ -148,16 +149,17 @@ def train_model(
     jitter:bool=False, # let the windows vary from slice to slice in training?
     body:float=.02, # learning rate of a pretrained body, as a share of the head's
     ema:float=None, # decay of a moving average of the weights, which becomes the model; none when None
+    headers:pd.DataFrame=None, # the header table that `df` was made of, where neighbours are looked for; a store has its own
 ): # the learner, saved in `out`
     """Train with `fit_rapid` on a patient split, going on where it was stopped, and save the model with its log,
     its calibration and its figures on the held-back patients"""
-    settings = {k:str(v) for k,v in locals().items() if k not in ('df', 'out', 'store', 'num_workers', 'splitter')}
+    settings = {k:str(v) for k,v in locals().items() if k not in ('df', 'out', 'store', 'num_workers', 'splitter', 'headers')}
     set_seed(seed, reproducible=True)
     if store is not None: df = df[df.row.notna()]
     df = df.reset_index(drop=True)
     split,kept = _training_split(df, splitter or PatientSplitter(n_folds, fold, seed), start, negatives, bs, seed)
     chain = dict(size=size, windows=list(windows), crop=crop, aug=True, neighbours=neighbours, jitter=jitter)
-    dls = _loaders(df, split, store, chain, bs=bs, num_workers=num_workers)
+    dls = _loaders(df, split, store, headers, chain, bs=bs, num_workers=num_workers)
     learn = ich_learner(dls, arch, pretrained=pretrained and start is None, ps=ps)
     if start is not None: learn.start_from(start)
     learn.negatives_kept = kept

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GalleryPicture', 'GALLERY_CSS', 'gallery_table', 'choose_slices', 'pick_by_label', 'files_by_coding', 'pick_series',
-           'read_picks', 'naive_hu', 'rainbow_rgb', 'windows_rgb', 'plot_pictures', 'header_window', 'hu_views',
-           'gallery_pictures', 'broken_pictures', 'thumbnail', 'html_pictures', 'html_part']
+           'picture_key', 'read_picks', 'naive_hu', 'rainbow_rgb', 'windows_rgb', 'plot_pictures', 'header_window',
+           'hu_views', 'gallery_pictures', 'broken_pictures', 'thumbnail', 'html_pictures', 'html_part']
 
 # %% ../../nbs/report/02_gallery.ipynb #222c852c
 import html, io
@@ -16,29 +16,33 @@ from PIL import Image
 from matplotlib.figure import Figure
 from ..core.errors import DicomError
 from ..core.labels import LABELS, SUBTYPES
+from ..dicom.orientation import upright
+from ..dicom.kinds import image_orientation
+from ..dicom.checks import ratio_of
 from ..dicom.hounsfield import broken_coding, to_hu, window_hu
 from ..dicom.stored import stored_pixels
-from ..dicom.door import read_dicom, read_hu
+from ..dicom.door import read_dicom, upright_hu
 from ..dicom.header_files import file_paths, table_root
-from ..dicom.series import slice_position
+from ..dicom.passes import axial_slices, find_passes
 from .plots import INK_COLOR, LABEL_TITLES, plot_grid, styled_plot
 from .page import asset_text, data_uri
 
 # %% ../../nbs/report/02_gallery.ipynb #a731822a
 _NEEDED = '''sop patient study series path rows cols frames bits_stored pixel_representation slope intercept
-window_center window_width n_windows 
-    x y z ix iy iz jx jy jz error'''.split()
+window_center window_width n_windows frame kind orientation error'''.split()
 
 def gallery_table(
     headers:pd.DataFrame, # a header table
     labels:pd.DataFrame=None, # a label table; all labels are unknown when None
 )->pd.DataFrame: # the columns that a gallery needs, `LABELS`, and `height` in its series, 0 (lowest) to 1, NaN where unknown
     "What slices are chosen from"
-    at = pd.Series(slice_position(headers), headers.index)
-    g = at.groupby([headers.study, headers.series])
+    passes = find_passes(headers)
+    at = pd.Series(np.where(passes.number < 0, np.nan, passes.position), headers.index)
+    g = at.groupby(passes.number)
     lo = g.transform('min')
     hi = g.transform('max')
-    df = headers[_NEEDED].assign(height=((at-lo)/(hi-lo)).where(hi > lo))
+    height = ((at-lo)/(hi-lo)).where(hi > lo)
+    df = headers[_NEEDED].assign(height=height, position=at, pass_no=passes.number)
     known = labels.set_index('sop')[list(LABELS)].reindex(df.sop).to_numpy(np.float32) if labels is not None else np.full((len(df),
         len(LABELS)), np.nan, np.float32)
     res = pd.concat([df, pd.DataFrame(known, df.index, list(LABELS))], axis=1)
@@ -52,7 +56,7 @@ def choose_slices(
     seed:int=0, # another seed, another choice
 )->pd.DataFrame: # up to `n` rows, none twice
     "Readable slices of as many patients as there are, spread over the middle of the head"
-    at = np.random.default_rng(seed).permutation(np.flatnonzero(df.error.isna()))
+    at = np.random.default_rng(seed).permutation(np.flatnonzero(axial_slices(df)))
     who = pd.Series(pd.factorize(df.patient.fillna(df.path).array[at])[0])
     far = (df.height.to_numpy()[at] - (.35 + .5*(who*.618034 % 1))).abs().fillna(0)
     turn = (1 + who.groupby(who).cumcount()).where(far.groupby(who).rank(method='first') > 1, 0)
@@ -91,26 +95,33 @@ def pick_series(
     seed:int=0, # another seed, another choice
 )->pd.DataFrame: # its readable rows from the lowest slice to the highest, with `position` in mm
     "One series: with bleeding and clear slices where there is one, and 20 to 60 slices where there is one; no rows when no series has two"
-    df = df[df.error.isna() & df.series.notna()]
-    g = df.groupby(['study', 'series'], dropna=False)['any'].agg(['size', 'min', 'max']).query('size > 1').sample(frac=1, random_state=seed)
-    if not len(g): return df[:0].assign(position=0.)
+    df = df[df.pass_no >= 0]
+    g = df.groupby('pass_no')['any'].agg(['size', 'min', 'max']).query('size > 1').sample(frac=1, random_state=seed)
+    if not len(g): return df[:0]
     score = 2*((g['max'] == 1) & (g['min'] == 0)) + g['size'].between(20, 60)
-    study,series = score.idxmax()
-    df = df[(df.series == series) & (df.study == study)]
-    return df.assign(position=slice_position(df)).sort_values(['position', 'path'], kind='stable')
+    return df[df.pass_no == score.idxmax()].sort_values(['position', 'path'], kind='stable')
 
 # %% ../../nbs/report/02_gallery.ipynb #bafb42b2
+def picture_key(
+    row, # of a header table, as a dict
+)->str: # the path, and the frame behind a # where the file holds several
+    "What a slice's picture is called by"
+    return row['path'] if pd.isna(row.get('frame')) else f"{row['path']}#{int(row['frame'])}"
+
 def read_picks(
     df:pd.DataFrame, # rows of a header table
-): # a dict of `path` to HU [rows,cols] float32, and a dict of `path` to why it can't be read
+): # dicts of `picture_key` to HU [rows,cols] float32, upright, and to why it can't be read
     "Read the slices of `df`, each once"
-    df = df.drop_duplicates('path')
     hus = {}
     bad = {}
-    for p,f in zip(df.path, file_paths(df)):
-        try: hus[p] = read_hu(f)
-        except DicomError as e: bad[p] = str(e)
+    for row,path in zip(df.to_dict('records'), file_paths(df)):
+        key = picture_key(row)
+        frame = row.get('frame')
+        if key in hus or key in bad: continue
+        try: hus[key] = upright_hu(path, np.float32, None if pd.isna(frame) else int(frame))
+        except DicomError as e: bad[key] = str(e)
     return hus,bad
+
 
 # %% ../../nbs/report/02_gallery.ipynb #ea5c2b37
 def naive_hu(
@@ -118,7 +129,7 @@ def naive_hu(
 )->np.ndarray: # [rows,cols] float32
     "Stored values, times the header's slope, plus its intercept, and no more"
     ds = read_dicom(path)
-    return to_hu(stored_pixels(ds), float(ds.RescaleSlope), float(ds.RescaleIntercept))
+    return upright(to_hu(stored_pixels(ds), float(ds.RescaleSlope), float(ds.RescaleIntercept)), image_orientation(ds), ratio_of(ds))
 
 # %% ../../nbs/report/02_gallery.ipynb #f65b0225
 _HU = -1024, -300, -90, 0, 20, 36, 50, 75, 110, 400, 1500
@@ -191,7 +202,7 @@ def gallery_pictures(
     caption=lambda row: '', # of a row as a dict
 )->list: # of `GalleryPicture`
     "Slices in one view, those that could not be read named"
-    return [GalleryPicture(view(hus[r['path']], r), caption(r)) if r['path'] in hus
+    return [GalleryPicture(view(hus[picture_key(r)], r), caption(r)) if picture_key(r) in hus
         else GalleryPicture(None, f"{r['path']}\ncan't be read") for r in df.to_dict('records')]
 
 # %% ../../nbs/report/02_gallery.ipynb #4b4f0037
@@ -202,8 +213,8 @@ def broken_pictures(
 )->list: # of `GalleryPicture`, two a slice
     "Slices as a reader sees them that trusts the header, and as they are"
     return [GalleryPicture(window_hu(hu, window), f"{r['sop']}\n{when}") for r,
-        f in zip(df.to_dict('records'), file_paths(df)) if r['path'] in hus
-        for when,hu in (('as the header says', naive_hu(f)), ('as this library reads it', hus[r['path']]))]
+        f in zip(df.to_dict('records'), file_paths(df)) if picture_key(r) in hus
+        for when,hu in (('as the header says', naive_hu(f)), ('as this library reads it', hus[picture_key(r)]))]
 
 # %% ../../nbs/report/02_gallery.ipynb #23fdd40d
 GALLERY_CSS = asset_text('gallery.css')

@@ -12,6 +12,7 @@ from fastcore.basics import patch
 from kornia.enhance import Normalize
 from torch import Tensor, nn
 from ..core.errors import DataError
+from ..dicom.series import NEIGHBOUR_MM
 from .hu import ClipHU
 from .windowing import DEFAULT_WINDOWS, HistScale, RandomWindow, Window
 from .crop import CropHead, FitSquare
@@ -76,6 +77,7 @@ class CTTransform(_Sized):
         mean=None, # to normalise with: a number, or one a channel
         std=None, # as `mean`
         neighbours:int=0, # slices before and after each one that are channels too
+        neighbour_mm:float=NEIGHBOUR_MM, # the largest step from one slice to its neighbour
     ):
         super().__init__()
         if not 0 <= neighbours <= MAX_NEIGHBOURS: raise DataError(f"neighbours is 0 to {MAX_NEIGHBOURS}, got {neighbours}")
@@ -83,11 +85,12 @@ class CTTransform(_Sized):
         windows = [windows] if isinstance(windows, str) else list(windows)
         hist = _plain(hist)
         self._config = _plain(dict(windows=windows, kind=kind, crop=crop, hist=hist, aug=aug, jitter=jitter, mean=mean, std=std,
-            neighbours=neighbours))
+            neighbours=neighbours, neighbour_mm=float(neighbour_mm)))
         steps = OrderedDict(clip=ClipHU(), fit=FitSquare() if crop is None else CropHead(**crop))
         if aug is not None: steps['augment'] = Augment(**aug)
         steps['channels'] = _channels(windows, kind, hist, jitter, mean, std)
         self.neighbours = neighbours
+        self.neighbour_mm = float(neighbour_mm)
         self.views = len(windows) + (hist is not None)
         self.n_channels = (2*neighbours + 1)*self.views
         self.steps = nn.Sequential(steps)

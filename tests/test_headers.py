@@ -6,14 +6,16 @@ from hypothesis import given, settings, strategies as st
 from tests.damage import damage
 from rsna_ich.dicom import scanning
 from rsna_ich.core.errors import DataError
-from rsna_ich.dicom.header_rows import HEADER_COLS, header_row
+from rsna_ich.dicom.header_rows import HEADER_COLS, header_row, header_rows
 from rsna_ich.dicom.header_files import file_paths, load_headers, save_headers
 from rsna_ich.dicom.scanning import scan, scan_to
-from rsna_ich.dicom.series import in_slice_order, slice_position
+from rsna_ich.dicom.passes import slice_position
+from rsna_ich.dicom.series import in_slice_order
 from rsna_ich.phantom.files import write_dicom
 
-CONTRACT = '''sop patient study series path pixel_offset pixel_bytes transfer_syntax rows cols bits_allocated bits_stored high_bit pixel_representation
-samples_per_pixel frames slope intercept window_center window_width n_windows x y z ix iy iz jx jy jz spacing_y spacing_x modality photometric flags error'''.split()
+CONTRACT = '''sop patient study series path frame pixel_offset pixel_bytes transfer_syntax rows cols bits_allocated bits_stored high_bit pixel_representation
+samples_per_pixel frames slope intercept padding_low padding_high window_center window_width n_windows x y z ix iy iz jx jy jz spacing_y spacing_x
+slice_location instance acquisition acquisition_time slice_thickness kernel contrast image_type kind orientation modality photometric flags error'''.split()
 
 def test_contract(heads):
     df = scan(heads/'dicom')
@@ -142,7 +144,7 @@ def test_the_two_real_series_are_evenly_spaced(real):
 
 def both_ways(path, codings):
     "The row of a file by the fast way (None when it isn't taken) and by pydicom"
-    fast = scanning._row(str(path.parent), path.name, scanning._head, 'CT', codings)
+    fast = scanning._rows(str(path.parent), path.name, scanning._head, 'CT', codings)[0]
     return fast, tuple(map((header_row(path) | dict(path=path.name)).get, HEADER_COLS))
 
 def same(a, b):
@@ -151,7 +153,7 @@ def same(a, b):
 
 def test_fast_and_slow_agree_on_real_files(real, monkeypatch):
     slow,codings = [],{}
-    monkeypatch.setattr(scanning, 'header_row', lambda *a: slow.append(a) or header_row(*a))
+    monkeypatch.setattr(scanning, 'header_rows', lambda *a: slow.append(a) or header_rows(*a))
     paths = sorted((real/'dicom').iterdir())
     for p in paths: assert same(*both_ways(p, codings)), p.name
     assert len(slow) == len(codings) < 20 < len(paths), 'all but the first file of each coding go the fast way'
@@ -193,7 +195,7 @@ def test_fast_and_slow_agree_on_damaged_files(coded, which, changes):
 def test_a_header_longer_than_two_kib(tmp_path, monkeypatch):
     for i in range(3): write_dicom(tmp_path/f'{i}', np.zeros((16, 16), np.int16), ImageComments='x'*5000)
     slow = []
-    monkeypatch.setattr(scanning, 'header_row', lambda *a: slow.append(a) or header_row(*a))
+    monkeypatch.setattr(scanning, 'header_rows', lambda *a: slow.append(a) or header_rows(*a))
     scanning._codings.cache_clear()
     df = scan(tmp_path)
     assert df.error.isna().all() and len(slow) == 1

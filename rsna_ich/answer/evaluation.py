@@ -114,7 +114,7 @@ def study_answers(
     lost = df[true].isna().groupby(code).any()
     same = df.groupby(code)[[c for c in ('study', 'patient', 'source') if c in df]].first()
     res = pd.concat([best, truth.where((truth == 1) | ~lost), same], axis=1)
-    return res.assign(sop=res.study).reset_index(drop=True)
+    return res.assign(sop=res.study).sort_values('study', ignore_index=True)
 
 
 # %% ../../nbs/answer/03_evaluation.ipynb #d01dafbe

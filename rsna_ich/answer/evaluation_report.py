@@ -113,7 +113,8 @@ def _near_paths(learn, headers, sops):
     if not learn.chain.neighbours: return {}
     table = headers[headers.error.isna()].reset_index(drop=True)
     rows = np.flatnonzero(table.sop.isin(sops))
-    return dict(zip(table.sop[rows], table.path.to_numpy(object)[neighbour_rows(table, learn.chain.neighbours, learn.chain.neighbour_mm)[rows]]))
+    near = neighbour_rows(table, learn.chain.neighbours, learn.chain.neighbour_mm)[rows]
+    return dict(zip(table.sop[rows], table.path.to_numpy(object)[near]))
 
 # %% ../../nbs/answer/04_evaluation_report.ipynb #b8d874a9
 def _company(hu, paths, root):

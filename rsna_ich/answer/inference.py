@@ -16,7 +16,7 @@ from ..core.messages import RESEARCH_ONLY, progress
 from ..core.loops import read_ahead
 from ..dicom.scanning import header_table, is_one_file, scan_paths
 from ..dicom.kinds import KINDS
-from ..dicom.passes import axial_slices, find_passes
+from ..dicom.passes import find_passes
 from ..dicom.series import neighbour_rows, series_order
 from ..dicom.studies import chosen_rows, study_table, tell_choice
 from ..dicom.reader import SliceReader, changed_pixels
@@ -108,9 +108,21 @@ def _probs(table, learn, out):
     return make_coherent(expit(slices)), series_logits
 
 # %% ../../nbs/answer/00_inference.ipynb #34c53de1
-def _series_any(passes, probs, series_logits):
-    "Probability [N] of any haemorrhage in the pass of each file, from the slices' [N,6] and the logits [N] of each model's series"
-    key = np.where(passes.number < 0, -1-np.arange(len(probs)), passes.number)
+def _answer_keys(table):
+    """[N] a number for what each row is answered with: its pass; the one pass of its series where the file can't be read;
+    itself where it has none"""
+    passes = find_passes(table)
+    key = np.where(passes.number < 0, -1-np.arange(len(table)), passes.number)
+    lost = table.error.notna().to_numpy(bool) & (table.series.fillna('') != '').to_numpy(bool)
+    if 'kind' in table: lost &= (table.kind.fillna('axial') == 'axial').to_numpy(bool)
+    if not lost.any(): return key
+    of_series = table.groupby(['patient', 'study', 'series'], dropna=False, sort=False).ngroup().to_numpy()
+    passes_of = pd.Series(passes.number).where(passes.number >= 0).groupby(of_series).agg(['nunique', 'max'])
+    one = passes_of['max'][passes_of['nunique'] == 1].reindex(of_series).to_numpy()
+    return np.where(lost & ~np.isnan(one), np.nan_to_num(one), key).astype(int)
+
+def _series_any(key, probs, series_logits):
+    "Probability [N] of any haemorrhage in what shares a `key`, from the slices' [N,6] and the logits [N] of each model's series"
     def shared(v): return pd.Series(v).groupby(key).transform('max').to_numpy(float)
     heads = [o for o in series_logits if not np.isnan(o).all()]
     said = shared(expit(np.mean(heads, 0))) if heads else np.nan
@@ -125,7 +137,8 @@ def _leave_out(table, all_images, series):
     if series is not None: set_error((table.series != series).fillna(True), 'another series was asked for')
     if all_images or 'kind' not in table: return
     for kind,what in KINDS.items():
-        if kind != 'axial': set_error((table.kind == kind).fillna(False), f'{what}, not an axial slice; it is scored with --all-images only')
+        why = f'{what}, not an axial slice; it is scored with --all-images only'
+        if kind != 'axial': set_error((table.kind == kind).fillna(False), why)
 
 def _identity(table, passes, chosen):
     "The columns behind the probabilities that say what each row is"
@@ -155,7 +168,7 @@ def predict(
     p = ensemble_mean(each)
     if learns.calibration: p = apply_temperature(p, learns.calibration['temperature'])
     passes = find_passes(table)
-    probs = pd.DataFrame(p, columns=list(LABELS)).assign(series_any=_series_any(passes, p, series_logits))
+    probs = pd.DataFrame(p, columns=list(LABELS)).assign(series_any=_series_any(_answer_keys(table), p, series_logits))
     res = pd.concat([table[['sop']], probs, _identity(table, passes, chosen)], axis=1)
     res = res.assign(error=error[0], pixels_sha256=notes[0][:,0], flags=_all_flags(table, notes[0][:,1]))
     res.attrs = dict(choice=tell_choice(studies))

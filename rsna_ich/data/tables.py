@@ -42,7 +42,7 @@ def _one_file_each(df):
 def slice_table(
     headers:pd.DataFrame, # a header table
     labels:pd.DataFrame=None, # a label table; slices that it doesn't hold are left out
-)->pd.DataFrame: # the header columns, `position`, `pass`, `slice`, `file`, and `LABELS`; `attrs` counts `errors`, `other_images`, `unlabelled`
+)->pd.DataFrame: # the header columns, `position`, `pass`, `slice`, `file`, and `LABELS` when given; `attrs` counts what was left out
     "One row an axial CT slice, in slice order; a `DataError` when nothing is left or ids are ambiguous"
     df = headers.assign(file=(table_root(headers) + '/' + headers.path).astype('string'))
     readable = (df.error.isna() & (df.modality == 'CT')).to_numpy(bool)
@@ -77,8 +77,8 @@ def surroundings(
     elif headers is not None: whole = headers
     else:
         if df.attrs.get('unlabelled'):
-            raise DataError(f"{df.attrs['unlabelled']} slices without labels were left out, and some are neighbours of others; pass the header "
-                "table as headers=")
+            raise DataError(f"{df.attrs['unlabelled']} slices without labels were left out, and some are neighbours of others; pass the "
+                "header table as headers=")
         return df
     res = whole[axial_slices(whole)].reset_index(drop=True)
     res.attrs = dict(df.attrs)

@@ -10,11 +10,8 @@ from .display import show_hu as show_hu
 from .header_rows import HEADER_COLS as HEADER_COLS
 from .header_files import load_headers as load_headers, save_headers as save_headers, file_paths as file_paths
 from .folders import in_folder as in_folder, top_folders as top_folders
-from .scanning import scan as scan, scan_to as scan_to, header_table as header_table, header_counts as header_counts
+from .scanning import scan as scan, scan_to as scan_to, header_table as header_table
 from .privacy import deidentify as deidentify
-from .orientation import upright as upright, to_file_grid as to_file_grid
-from .kinds import KINDS as KINDS
-from .passes import find_passes as find_passes, slice_position as slice_position
 from .studies import study_table as study_table
 from .series import in_slice_order as in_slice_order, neighbour_rows as neighbour_rows
 from .batch_hu import read_slice as read_slice

@@ -31,12 +31,21 @@ def show_hu(
     if title: ax.set_title(title, fontsize=9)
     return ax
 
+_FASTAI_ARGS = {'scale', 'cmap', 'min_px', 'max_px'}
+
+def _fastai_show(ds):
+    "fastai's `show` of `ds`, where its module is loaded: `fastai_names` keeps it"
+    method = getattr(ds, '_fastai_show', None)
+    if method is None: raise TypeError('these arguments of show are for the one of fastai.medical.imaging; import that module first')
+    return method
+
 @patch
 def show(self:Path|Dataset, *windows, frames=None, ncols:int=None, size:float=3, **kwargs):
     """Draw the slice through each of `windows` (brain when none is named), for each of `frames` (a list, or 'all'), as a grid;
-    returns the axes"""
+    returns the axes. With `scale`, `cmap`, `min_px`, `max_px` or a number of frames it is fastai's"""
     import matplotlib.pyplot as plt
     ds = read_dicom(self, modality=None) if isinstance(self, Path) else self
+    if isinstance(frames, int) or not _FASTAI_ARGS.isdisjoint(kwargs): return _fastai_show(ds)(1 if frames is None else frames, **kwargs)
     windows = windows or ('brain',)
     frames = range(n_frames(ds)) if frames == 'all' else [None] if frames is None else frames
     panels = [(f,w) for f in frames for w in windows]

@@ -210,9 +210,14 @@ def _lenient():
 
 # %% ../../nbs/dicom/12_door.ipynb #98482a0a
 @patch
-def dcmread(self:Path, modality='CT')->Dataset:
+def dcmread(
+    self:Path,
+    modality='CT', # the modality that is wanted, or None for any
+    force:bool=False, # taken because fastai's has it; no file is read unchecked
+)->Dataset: # with the path as `filename`
     "The checked DICOM dataset at this path, pixels included"
-    ds = read_dicom(self, modality)
+    ds = read_dicom(self, 'CT' if isinstance(modality, bool) else modality)
+    ds.filename = str(self)
     with naming(self.name), _lenient():
         for o in (ds.file_meta, ds): o.walk(lambda ds,el: None)
     return ds
@@ -240,12 +245,12 @@ def hu16(self:Path|Dataset)->np.ndarray:
 
 # %% ../../nbs/dicom/12_door.ipynb #eb16650f
 @patch
-def windowed(self:Path|Dataset, width, level:float=None)->np.ndarray:
-    "The slice through a window, given as `(width, level)` in HU or by name, as float32 in 0..1"
-    return window_hu(read_hu(self), width, level)
+def windowed(self:Path|Dataset, width=None, level:float=None, w=None, l:float=None)->np.ndarray:
+    "The slice through a window, `(width, level)` in HU (fastai's `w` and `l`) or a name, as float32 in 0..1"
+    return window_hu(read_hu(self), w if width is None else width, l if level is None else level)
 
 @patch
-def pct_in_window(self:Path|Dataset, width, level:float=None)->float:
+def pct_in_window(self:Path|Dataset, width=None, level:float=None, w=None, l:float=None)->float:
     "Share of pixels strictly inside a window"
-    x = self.windowed(width, level)
+    x = self.windowed(width, level, w, l)
     return float(((x > 0) & (x < 1)).mean())

@@ -157,7 +157,7 @@ _HTJ2K = {o:_Syntax('HTJ2K', codec='j2k', lossy=o == '.4.203') for o in ('.4.201
 _KNOWN_ENDS = _PLAIN | _RLE | _JPEG | _JPEG_LOSSLESS | _JPEG_LS | _JPEG_2000 | _HTJ2K
 _SYNTAXES = {f'1.2.840.10008.1.2{end}':syntax for end,syntax in _KNOWN_ENDS.items()}
 
-_Meta = namedtuple('_Meta', 'elements syntax start oddities')
+_Meta = namedtuple('_Meta', 'elements syntax start oddities marked')
 
 def _meta_start(buf):
     "Where the meta information or, in a file without any, the dataset begins; and whether the file has its DICM mark"
@@ -178,11 +178,11 @@ def _meta(buf, size):
         elements[raw.tag] = raw
     if len(buf) < pos+6 and len(buf) < size: raise struct.error('more of the file is needed')
     if not marked or not elements: oddities.add('bare')
-    if 0x00020010 not in elements: return _Meta(elements, None, pos, oddities | {'bare'})
+    if 0x00020010 not in elements: return _Meta(elements, None, pos, oddities | {'bare'}, marked)
     uid = elements[0x00020010].value.decode('latin-1').strip(' \0')
     name = uid if re.fullmatch(r'1[.]2[.]840[.]10008[.][0-9.]{1,50}', uid) else '(none of DICOM)'
     require(uid in _SYNTAXES, f"its transfer syntax {name} can't be read")
-    return _Meta(elements, uid, pos, oddities)
+    return _Meta(elements, uid, pos, oddities, marked)
 
 
 # %% ../../nbs/dicom/02_elements.ipynb #e1765cec
@@ -278,10 +278,12 @@ def _parsed(buf, size):
     uid,guessed = _syntax_of(buf, meta)
     syntax = _SYNTAXES[uid]
     if syntax.name == 'deflated': return meta, uid, guessed, meta.start
-    try: return meta, uid, guessed, read_body(buf, meta.start, size, syntax.implicit, syntax.order)
+    try:
+        body = read_body(buf, meta.start, size, syntax.implicit, syntax.order)
+        if body.elements or not guessed: return meta, uid, guessed, body
     except DicomError:
         if not guessed: raise
-    require(meta.syntax is not None, 'not a DICOM file (no DICM mark at byte 128)' if not meta.elements else
+    require(meta.syntax is not None, 'not a DICOM file (no DICM mark at byte 128)' if not meta.marked else
         "no TransferSyntaxUID, so its coding is unknown, and it can't be told by reading; convert the file with another program")
     declared = _SYNTAXES[meta.syntax]
     return meta, meta.syntax, False, read_body(buf, meta.start, size, declared.implicit, declared.order)

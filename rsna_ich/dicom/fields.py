@@ -21,7 +21,8 @@ FIELD_TAGS = dict(image_type=(0x00080008, 'text'), sop_class=(0x00080016, 'text'
     photometric=(0x00280004, 'text'), frames=(0x00280008, 'floats'), rows=(0x00280010, 'int'), cols=(0x00280011, 'int'),
     spacing=(0x00280030, 'floats'), bits_allocated=(0x00280100, 'int'), bits_stored=(0x00280101, 'int'), high_bit=(0x00280102, 'int'),
     pixel_representation=(0x00280103, 'int'), padding=(0x00280120, 'int'), padding_limit=(0x00280121, 'int'),
-    window_center=(0x00281050, 'floats'), window_width=(0x00281051, 'floats'), intercept=(0x00281052, 'floats'), slope=(0x00281053, 'floats'))
+    window_center=(0x00281050, 'floats'), window_width=(0x00281051, 'floats'), intercept=(0x00281052, 'floats'),
+    slope=(0x00281053, 'floats'))
 CHECKED_TAGS = dict(aspect=(0x00280034, 'floats'), rescale_type=(0x00281054, 'text'), lossy=(0x00282110, 'text'),
     modality_lut=(0x00283000, 'text'), frame_groups=(0x52009230, 'text'), shared_groups=(0x52009229, 'text'))
 

@@ -21,7 +21,8 @@ _KEYWORDS = dict(sop='SOPInstanceUID', patient='PatientID', study='StudyInstance
     high_bit='HighBit', pixel_representation='PixelRepresentation', samples_per_pixel='SamplesPerPixel', frames='NumberOfFrames',
     modality='Modality', photometric='PhotometricInterpretation', image_type='ImageType', kernel='ConvolutionKernel')
 _LISTS = dict(SliceThickness=['slice_thickness'], SliceLocation=['slice_location'], InstanceNumber=['instance'],
-    AcquisitionNumber=['acquisition'], RescaleSlope=['slope'], RescaleIntercept=['intercept'], WindowCenter=['window_center'], WindowWidth=['window_width'],
+    AcquisitionNumber=['acquisition'], RescaleSlope=['slope'], RescaleIntercept=['intercept'],
+    WindowCenter=['window_center'], WindowWidth=['window_width'],
     ImagePositionPatient=['x', 'y', 'z'],
     ImageOrientationPatient=['ix', 'iy', 'iz', 'jx', 'jy', 'jz'], PixelSpacing=['spacing_y', 'spacing_x'])
 
@@ -69,7 +70,7 @@ def _with_kinds(df):
     "A table of header values with the columns that follow from others"
     def plain(text): return None if pd.isna(text) else '\\'.join(o.strip(" '\"") for o in re.split(r'[,\\]', text.strip('[]()')))
     image_type = _per_value(df.image_type, plain)
-    directions = list(map(tuple, df['ix iy iz jx jy jz'.split()].to_numpy(float)))
+    directions = list(map(tuple, df['ix iy iz jx jy jz'.split()].to_numpy(float).tolist()))
     orientation = _per_value(pd.Series(directions, dtype=object), orientation_code)
     kind = [kind_by_type(a) or plane_of(b) for a,b in zip(image_type, orientation)]
     text = dict(image_type=_per_value(pd.Series(image_type, dtype=object), _known), kernel=_per_value(df.kernel, _known), kind=kind,

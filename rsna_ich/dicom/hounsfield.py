@@ -12,8 +12,8 @@ from ..core.windows import get_window
 
 # %% ../../nbs/dicom/07_hounsfield.ipynb #96f19491
 def broken_coding(bits_stored, pixel_representation, intercept, slope=1, modality='CT'):
-    """Whether (each of) these header values may be of the 123 RSNA files whose signed pixels are declared unsigned; numbers, arrays or columns.
-    `is_wrapped` looks for the evidence in the pixels"""
+    """Whether (each of) these header values may be of the 123 RSNA files whose signed pixels are declared unsigned;
+    numbers, arrays or columns. `is_wrapped` looks for the evidence in the pixels"""
     rescale = (slope == 1) & ((intercept == 0) | (intercept == 1))
     return (bits_stored == 12) & (pixel_representation == 0) & rescale & (modality == 'CT')
 

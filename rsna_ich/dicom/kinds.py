@@ -15,9 +15,9 @@ from .fields import header_value
 from .orientation import orientation_code, plane_of
 
 # %% ../../nbs/dicom/05_kinds.ipynb #e31ddc87
-KINDS = MappingProxyType(dict(axial='an axial slice', localizer='a localizer', secondary='a secondary capture', dose='a page about the dose',
-    rendering='a projection or a rendering', map='a computed map', sagittal='a sagittal reformat', coronal='a coronal reformat',
-    oblique='an oblique reformat'))
+KINDS = MappingProxyType(dict(axial='an axial slice', localizer='a localizer', secondary='a secondary capture',
+    dose='a page about the dose', rendering='a projection or a rendering', map='a computed map',
+    sagittal='a sagittal reformat', coronal='a coronal reformat', oblique='an oblique reformat'))
 _TYPE_WORDS = (('localizer', 'LOCALIZER SCOUT TOPOGRAM SCANOGRAM SURVIEW SURVEY SCANOSCOPE'.split()),
     ('dose', ['DOSE', 'DOSE_INFO', 'DOSEREPORT', 'PROT', 'PROTOCOL']),
     ('secondary', ['SCREEN', 'SCREENSAVE', 'SCREENSHOT', 'SNAPSHOT', 'CAPTURE']),

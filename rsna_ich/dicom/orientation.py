@@ -19,7 +19,7 @@ _SIDES = ('RL', 'AP', 'FH')
 def _side(v):
     "The letter of the side that a direction runs to most"
     axis = max(range(3), key=lambda k: abs(v[k]))
-    return _SIDES[axis][v[axis] > 0]
+    return _SIDES[axis][int(v[axis] > 0)]
 
 @lru_cache(4096)
 def orientation_code(

@@ -65,7 +65,8 @@ def _by_line(pos, other):
 
 def _places(cols):
     "[rows] mm: by position, else by SliceLocation, else by InstanceNumber; NaN where none tells"
-    normal = np.nanmean(cols['normal'], 0) if np.isfinite(cols['normal']).any() else np.array([0., 0., 1.])
+    known = cols['normal'][np.isfinite(cols['normal']).all(1)]
+    normal = _mean_normals(known, [0])[0] if len(known) else np.array([0., 0., 1.])
     pos = cols['xyz'] @ normal
     location = cols['slice_location']
     instance = cols['instance']
@@ -165,6 +166,11 @@ def _pass_columns(df):
     for k in PASS_COLUMNS[:-1]: cols[k + '_code'] = pd.factorize(_values(df, k), sort=True)[0]
     return cols | dict(normal=head_normals(df), xyz=df[['x', 'y', 'z']].to_numpy(float))
 
+def _mean_normals(normals, starts):
+    "[series,3] the mean direction of the normals of each"
+    total = np.add.reduceat(normals, starts)
+    return total/np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9)
+
 def _is_one_pass(cols, rows, starts, pos, normal):
     "[series] bool, of rows sorted by series and position: nothing is missing, nothing differs, and no position is there twice"
     def differs(values): return np.maximum.reduceat(values, starts) != np.minimum.reduceat(values, starts)
@@ -200,7 +206,7 @@ def find_passes(
     rows = rows[np.argsort(code[rows], kind='stable')]
     starts = np.flatnonzero(np.diff(code[rows], prepend=-1))
     of_series = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(rows)]))
-    normal = cols['normal'][rows[starts]][of_series]
+    normal = _mean_normals(cols['normal'][rows], starts)[of_series]
     pos = (cols['xyz'][rows]*normal).sum(1)
     order = np.lexsort((pos, of_series))
     rows,pos,normal = rows[order], pos[order], normal[order]

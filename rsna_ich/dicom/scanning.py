@@ -17,11 +17,12 @@ from joblib import Parallel, delayed
 from ..core.errors import DataError, DicomError, RsnaIchError
 from ..core.messages import progress
 from ..core.files import write_whole
-from .archive import archive_members, archive_order, is_archive, read_head, split_member
+from .archive import Member, archive_members, archive_order, is_archive, read_head, split_member
 from .files import walk_names
 from .header_rows import COLUMN_TYPES, HEADER_COLS, HEADER_SCHEMA, header_frame, header_frame_of, header_rows
 from .plain_headers import learn_coding, plain_row
 from .header_files import load_headers
+from .directory import directory_files, is_directory_file
 from .folders import clean_folder, in_folder, is_in_folder, nothing_in_folder, top_folders
 from ..core.state import keep_for_process
 
@@ -124,9 +125,20 @@ def _locate(root, under):
     archive,folder = inside
     return Path(archive), folder if under is None else f'{folder}/{under}'
 
+def _listed(root, names):
+    "As `_start`, of the files that a DICOMDIR lists"
+    if not root.is_dir():
+        members = {o.name:o for o in archive_members(root)}
+        names = [members.get(o, Member(o, 0, 'not in the archive; DICOMDIR lists it')) for o in names]
+    parts = [names[i:i+FILES_PER_PART] for i in range(0, len(names), FILES_PER_PART)]
+    return root, None, iter(parts), len(names)
+
 def _start(root, out=None, under=None):
     """The folder or archive to scan, what is wanted of it, the parts of its names and how many there are;
     without `out`, which is to be written"""
+    if is_directory_file(root):
+        root,names = directory_files(root)
+        return _listed(root.resolve(), names)
     root,under = _locate(root, None if under is None else clean_folder(under))
     output = None if out is None else os.path.relpath(Path(out).resolve(), root).replace(os.sep, '/')
     if root.is_dir():
@@ -141,7 +153,7 @@ def _start(root, out=None, under=None):
 
 # %% ../../nbs/dicom/19_scanning.ipynb #d0a81c65
 def scan(
-    root, # a folder, a zip or tar, a file, or a folder or file in an archive (`train.zip/stage_2_test`)
+    root, # a folder, a zip or tar, a file, a DICOMDIR, or a folder or file in an archive (`train.zip/stage_2_test`)
     modality='CT', # the modality that is wanted, or None for any
     workers:int=None, # processes; None for as many as there are cores when there are many files
     under:str=None, # only what lies in this folder of `root`
@@ -186,7 +198,7 @@ def is_one_file(
 )->bool:
     "Is it a single file, and neither a table nor an archive?"
     path = Path(path)
-    if path.is_dir() or path.suffix == '.parquet' or is_archive(path): return False
+    if path.is_dir() or path.suffix == '.parquet' or is_archive(path) or is_directory_file(path): return False
     inside = None if path.exists() else split_member(path)
     return inside is None or any(o.name == inside[1] for o in archive_members(inside[0]))
 

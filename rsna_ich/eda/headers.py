@@ -31,7 +31,7 @@ from .labels import wilson
 def with_geometry(
     df:pd.DataFrame, # a header table
 )->pd.DataFrame: # a copy with the columns below, or `df` when it has them already
-    """Where each slice lies, and how its plane is turned: `series_no` and `pass_no` (-1 for none), `position` and `step` in mm,
+    """Where each slice lies, and how its plane is turned: `series_no` and `pass_in_series` (-1 for none), `position` and `step` in mm,
     `slices` in the series, `tilt` and `oblique` in degrees"""
     if 'step' in df: return df
     passes = find_passes(df)
@@ -46,7 +46,8 @@ def with_geometry(
     turned = np.degrees(np.arctan2(np.hypot(nx, ny), np.abs(nz)))
     tilt = np.degrees(np.arctan2(ny*np.sign(nz), np.abs(nz)))
     slices = np.where(code >= 0, np.bincount(code + 1)[code + 1], 0)
-    return df.assign(series_no=code, pass_no=passes.number, pass_in_series=passes.in_series, position=pos, step=step, slices=slices, tilt=tilt, oblique=turned)
+    which = dict(series_no=code, pass_in_series=passes.in_series)
+    return df.assign(**which, position=pos, step=step, slices=slices, tilt=tilt, oblique=turned)
 
 # %% ../../nbs/eda/01_headers.ipynb #de90c166
 HeaderRule = namedtuple('HeaderRule', 'topic column finds action weight why') # `finds` maps a table from `with_geometry` to a mask
@@ -80,11 +81,13 @@ HEADER_RULES = ( # chkstyle: ignore-node
         'dark and bright may be exchanged'),
     HeaderRule('unusual size', 'rows', lambda g: _differs(g.rows, _usual(g.rows)) | _differs(g.cols, _usual(g.cols)), 'fix', 35,
         'other rows or columns than most: resized before a batch'),
-    HeaderRule('field of view outside 120 to 520 mm', 'spacing_x', lambda g: _off(g.spacing_x, g.cols) | _off(g.spacing_y, g.rows), 'look', 55,
+    HeaderRule('field of view outside 120 to 520 mm', 'spacing_x', 
+        lambda g: _off(g.spacing_x, g.cols) | _off(g.spacing_y, g.rows), 'look', 55,
         'no head fits such a picture, or it is very small in it'),
     HeaderRule('no axial slice', 'kind', lambda g: _differs(g.kind, 'axial'), 'leave out', 88,
         'localizers, captures, dose pages and reformats: no order, no neighbours, no probability'),
-    HeaderRule('stored turned or mirrored', 'orientation', lambda g: _differs(g.orientation, 'LP') & (g.kind == 'axial').fillna(False), 'fix', 65,
+    HeaderRule('stored turned or mirrored', 'orientation', 
+        lambda g: _differs(g.orientation, 'LP') & (g.kind == 'axial').fillna(False), 'fix', 65,
         'turned upright for the network and for pictures'),
     HeaderRule('a further pass of a series', 'series', lambda g: g.pass_in_series > 0, 'look', 68,
         'two scans or reconstructions under one series id: each is put in order and answered for itself'),
@@ -463,7 +466,8 @@ def _html(g, lost, columns, groups, problems, action_rows, moved):
     bad = f'<h3>Errors by reason</h3>{html_table(errors)}' if len(errors) else ''
     return (f"{note}<h3>What to "
         f"do</h3>{html_table(action_rows.drop(columns='weight'))}{bad}{html_figures(*figs)}<h3>Codings</h3>{html_table(shown, rates)}"
-        f"{_html_studies(g)}<h3>Series</h3>{html_table(problems[['problem', 'series', 'images']])}{drifted}<h3>Columns</h3>{html_table(columns)}")
+        f"{_html_studies(g)}<h3>Series</h3>{html_table(problems[['problem', 'series', 'images']])}{drifted}"
+        f"<h3>Columns</h3>{html_table(columns)}")
 
 def headers_section(
     headers:pd.DataFrame, # a header table, from `scan`, `load_headers` or `read_header_csv`

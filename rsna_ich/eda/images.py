@@ -97,7 +97,8 @@ def hu_by_coding(
     hus:dict, # from `read_picks`
 )->dict: # for `plot_hu`
     "The slices of each coding that could be read"
-    res = {k.split('\n')[0]:[hus[p] for p in map(picture_key, g.to_dict('records')) if p in hus] for k,g in coded.groupby('coding', sort=False)}
+    keys = pd.Series([picture_key(o) for o in coded.to_dict('records')], coded.index, dtype=object)
+    res = {k.split('\n')[0]:[hus[p] for p in keys[g.index] if p in hus] for k,g in coded.groupby('coding', sort=False)}
     return {k:v for k,v in res.items() if v}
 
 # %% ../../nbs/eda/03_images.ipynb #88cbf754

@@ -61,7 +61,8 @@ def train_folds(
     def keep_json(**figures): return write_json(out/'folds.json', dict(of=what, **figures))
     keep_json()
     for fold in range(folds.max()+1):
-        if not (out/f'fold{fold}'/'held_out.parquet').exists(): _one_fold(df, out/f'fold{fold}', folds == fold, context, store, headers, seed, train)
+        folder = out/f'fold{fold}'
+        if not (folder/'held_out.parquet').exists(): _one_fold(df, folder, folds == fold, context, store, headers, seed, train)
     preds = df[['sop', 'patient', *LABELS]].merge(out_of_fold(out), on='sop', suffixes=('_true', ''), validate='1:1')
     p = expit(preds[list(LABELS)].to_numpy(float))
     y = preds[[f'{l}_true' for l in LABELS]].to_numpy(float)

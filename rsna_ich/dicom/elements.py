@@ -162,7 +162,7 @@ _Meta = namedtuple('_Meta', 'elements syntax start oddities marked')
 def _meta_start(buf):
     "Where the meta information or, in a file without any, the dataset begins; and whether the file has its DICM mark"
     if buf[128:132] == b'DICM': return 132, True
-    if len(buf) >= 134 and buf[132:134] == b'\2\0': return 132, False
+    if buf[132:138] == b'\2\0\0\0UL': return 132, False # the length of group 2, which comes first
     require(buf[:2] in (b'\2\0', b'\x08\0', b'\0\x08'), 'not a DICOM file (no DICM mark at byte 128)')
     return 0, False
 

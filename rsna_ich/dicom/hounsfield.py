@@ -38,7 +38,7 @@ def to_hu(
     whole_numbers = float(slope).is_integer() and float(intercept).is_integer()
     small = whole_numbers and abs(slope) < 2**8 and abs(intercept) < 2**20 # then float32 holds every value exactly
     px = np.asarray(px)
-    if px.dtype.itemsize > 2: return _wide_to_hu(px, float(slope), float(intercept), dtype)
+    if px.dtype.itemsize > 2 and not fix: return _wide_to_hu(px, float(slope), float(intercept), dtype)
     if dtype == np.int16 and slope == 1 and whole_numbers and not fix and _fits16(px, float(intercept)):
         return px.astype(np.int16) + np.int64(intercept).astype(np.int16)
     hu = px.astype(dtype if small and not fix and dtype in (np.float32, np.float64) else np.int32)

@@ -30,22 +30,32 @@ def _joined_frames(ds, syntax):
     streams = [bare_stream(o) for o in frames]
     return streams, ['jp2'] if any(a is not b for a,b in zip(streams, frames)) else []
 
+def _coded_bits(bits):
+    "Bits of the whole bytes that a codec gives for pixels of `bits`"
+    return next(o for o in (8, 16, 32) if bits <= o)
+
+def _ask_decoder(ds, frames, image):
+    "The frames, decoded in the process for that, as [frames,rows,cols]; `image` is what the codec is to give"
+    rows,cols,coded,_,signed = image
+    data = b''.join([as_item(b''), *map(as_item, frames)])
+    most = rows*cols*coded//8*len(frames)
+    kind,px = decoder(DECODE_REQUEST.pack(str(ds.file_meta.TransferSyntaxUID).encode(), *image, len(frames), len(data)) + data, most)
+    require(kind not in DECODE_FAILURES, DECODE_FAILURES.get(kind))
+    require(kind == b'D', f"the compressed pixels are damaged ({px.decode('latin-1') if px.isalpha() else 'unknown'} while decoding them)")
+    require(len(px) == most, f'the compressed pixels decode to {len(px)} bytes, the header needs {most}')
+    return np.frombuffer(px, f"<{'iu'[not signed]}{coded//8}").reshape(len(frames), rows, cols)
+
 def _decoded(ds, syntax):
     "All frames of a compressed file, [frames,rows,cols], and words of `FLAGS` on what their codec says"
     rows,cols,allocated,stored,signed = image = image_layout(ds)
-    n = n_frames(ds)
     frames,words = _joined_frames(ds, syntax)
     said = {check_frame(o, syntax.codec, *image) for o in frames}
     require(len(said) == 1, 'compressed frames of different bits')
     bits,is_unsigned = said.pop()
-    data = b''.join([as_item(b''), *map(as_item, frames)])
-    kind,px = decoder(DECODE_REQUEST.pack(str(ds.file_meta.TransferSyntaxUID).encode(), *image, n, len(data)) + data,
-        most := rows*cols*allocated//8*n)
-    require(kind not in DECODE_FAILURES, DECODE_FAILURES.get(kind))
-    require(kind == b'D', f"the compressed pixels are damaged ({px.decode('latin-1') if px.isalpha() else 'unknown'} while decoding them)")
-    require(len(px) == most, f'the compressed pixels decode to {len(px)} bytes, the header needs {most}')
-    px = np.frombuffer(px, f"<{'iu'[not signed]}{allocated//8}").reshape(n, rows, cols)
-    ok = bits == allocated or (px.min() >= stored_range(bits, signed)[0] and px.max() < 1 << bits)
+    coded = allocated if syntax.codec == 'rle' else _coded_bits(bits)
+    px = _ask_decoder(ds, frames, (rows, cols, coded, min(stored, coded), signed))
+    ok = bits == coded or (px.min() >= stored_range(bits, signed)[0] and px.max() < 1 << bits)
+    px = px.astype(f"<{'iu'[not signed]}{allocated//8}", copy=False)
     if signed and bits < allocated: px = (px << (allocated-bits)) >> (allocated-bits)
     require(ok and (syntax.codec == 'rle' or fits_bits(px, stored, signed)),
         f'the compressed pixels have values of more than the {stored} bits that the header says')

@@ -116,35 +116,65 @@ def _shrink(px, k, out):
             _across(line, k, by, out[i,y])
 
 @compiled_loop
-def _line_hu(stored, mask, flip, less, shift, slope, intercept, fix, low, high, plain, hu):
-    "Whole HU of a line of stored values; `plain` is a line for the values that HU are a straight line of"
+def _plain_line(stored, mask, flip, less, fix, least, most, plain):
+    "The values of a line, of which HU is a straight line; those below `least` and above `most` cut off"
     for x in range(len(plain)): plain[x] = ((stored[x] & mask) ^ flip) - less
     if fix:
-        for x in range(len(hu)): hu[x] = ((plain[x] + 1000) & 4095) - 1000
-    elif slope == 1 and intercept == np.rint(intercept) and abs(intercept) < 1 << 20:
-        add = np.int32(intercept) + shift
-        for x in range(len(hu)): hu[x] = min(max(plain[x] + add, np.int32(-32768)), np.int32(32767))
-    else:
-        for x in range(len(hu)):
-            value = np.rint((plain[x] + shift)*slope + intercept)
-            hu[x] = np.int32(min(max(value, -32768.), 32767.))
+        for x in range(len(plain)): plain[x] = ((plain[x] + 1000) & 4095) - 1000
+    if least > -32768:
+        for x in range(len(plain)): plain[x] = max(plain[x], least)
+    if most < 32767:
+        for x in range(len(plain)): plain[x] = min(plain[x], most)
+
+@compiled_loop
+def _line_hu(plain, shift, slope, intercept, low, high, hu):
+    "Whole HU of a line of values, as `to_hu` rounds them"
+    for x in range(len(hu)):
+        value = np.rint((plain[x] + shift)*slope + intercept)
+        hu[x] = np.float32(min(max(value, -32768.), 32767.))
     if low <= high:
         for x in range(len(hu)):
             if low <= plain[x] + shift <= high: hu[x] = AIR_HU
+
+# %% ../../nbs/dicom/24_batch_hu.ipynb #218ed82d
+@compiled_loop
+def _sum_simple(rows, k, mask, flip, less, fix, add, low, high, plain, line):
+    "The sum of `k` lines, in HU, where HU are the values and `add`; `low` and `high` bound the values that are padding"
+    least = np.int16(max(-32768, -32768 - add)) if mask == -1 else np.int16(-32768)
+    most = np.int16(min(32767, 32767 - add)) if mask == -1 else np.int16(32767)
+    air = np.int16(AIR_HU - add)
+    line[:] = k*add
+    for j in range(k):
+        _plain_line(rows[j], mask, flip, less, fix, least, most, plain)
+        if low <= high:
+            for x in range(len(plain)):
+                if low <= plain[x] <= high: plain[x] = air
+        for x in range(len(line)): line[x] += plain[x]
+
+@compiled_loop
+def _sum_any(rows, k, mask, flip, less, fix, shift, slope, intercept, low, high, plain, hu, line):
+    "The sum of `k` lines, in HU, for any slope and intercept"
+    line[:] = 0
+    for j in range(k):
+        _plain_line(rows[j], mask, flip, less, fix, np.int16(-32768), np.int16(32767), plain)
+        _line_hu(plain, shift, slope, intercept, low, high, hu)
+        for x in range(len(line)): line[x] += hu[x]
 
 @compiled_loop
 def _decode(px, mask, flip, less, shift, slope, intercept, fix, low, high, k, out):
     "Whole HU of stored slices [B,n,n], and whole means over `k` by `k` of them"
     plain = np.empty(px.shape[2], np.int16)
-    hu = np.empty(px.shape[2], np.int32)
+    hu = np.empty(px.shape[2], np.float32)
     line = np.empty(px.shape[2], np.float32)
     by = np.float32(1/k**2)
     for i in range(len(px)):
+        add = np.int64(0) if fix[i] else np.int64(intercept[i]) + shift[i]
+        simple = fix[i] or (slope[i] == 1 and intercept[i] == np.rint(intercept[i]) and abs(add) < 30000)
         for y in range(out.shape[1]):
-            line[:] = 0
-            for j in range(k):
-                _line_hu(px[i,k*y+j], mask[i], flip[i], less[i], shift[i], slope[i], intercept[i], fix[i], low[i], high[i], plain, hu)
-                for x in range(len(line)): line[x] += hu[x]
+            rows = px[i,k*y:k*y+k]
+            if simple:
+                _sum_simple(rows, k, mask[i], flip[i], less[i], fix[i], add, low[i]-shift[i], high[i]-shift[i], plain, line)
+            else: _sum_any(rows, k, mask[i], flip[i], less[i], fix[i], shift[i], slope[i], intercept[i], low[i], high[i], plain, hu, line)
             mean = out[i,y]
             _across(line, k, by, mean)
             for x in range(len(mean)): mean[x] = np.rint(mean[x])

@@ -8,6 +8,7 @@ __all__ = ['plain_elements', 'coding_key', 'plain_row', 'learn_coding']
 # %% ../../nbs/dicom/15_plain_headers.ipynb #30ce631b
 import struct
 from functools import lru_cache
+from operator import itemgetter
 from ..core.limits import MAX_ELEMENTS
 from .elements import LITTLE_ENDIAN, LONG_VRS, UNDEFINED_LENGTH, VRS, holds_items, sequence_end
 from .fields import CHECKED_TAGS, FIELD_TAGS
@@ -91,8 +92,9 @@ def plain_elements(
 _OWN = """sop patient study series position orientation spacing window_center window_width slice_location instance acquisition
     acquisition_time""".split()
 _FIELD_NAMES = [*FIELD_TAGS, *CHECKED_TAGS]
-_own = [_FIELD_NAMES.index(k) for k in _OWN]
-_coding = [i for i,k in enumerate(_FIELD_NAMES) if k not in _OWN]
+_own_values = itemgetter(*(_FIELD_NAMES.index(k) for k in _OWN))
+_coding_values = itemgetter(*(i for i,k in enumerate(_FIELD_NAMES) if k not in _OWN))
+_NOTHING_MORE = (None,)*4
 _BEFORE = HEADER_COLS[HEADER_COLS.index('transfer_syntax'):HEADER_COLS.index('window_center')]
 _AFTER = HEADER_COLS[HEADER_COLS.index('slice_thickness'):-1]
 
@@ -108,7 +110,9 @@ def _first(v):
     "The first number of a decimal string, or None"
     return float(v) if v and b'\\' not in v and b'_' not in v else (_floats(v) or (None,))[0]
 
-def _time(v): return seconds_of_day(_id(v)) if v else None
+def _more(location, instance, acquisition, time):
+    "The numbers that not all files have"
+    return _first(location), _first(instance), _first(acquisition), seconds_of_day(_id(time)) if time else None
 
 @lru_cache(4096)
 def _upright_directions(v):
@@ -129,7 +133,7 @@ def coding_key(
     explicit, # explicit VR?
 )->tuple:
     "What decides whether and how a slice's pixels can be read, as it stands in the file"
-    return explicit, *[vals[i] for i in _coding]
+    return explicit, _coding_values(vals)
 
 def plain_row(
     buf:bytes, # the beginning of a file
@@ -143,7 +147,7 @@ def plain_row(
     vals,start,n,explicit = found
     known = codings.get(coding_key(vals, explicit))
     if known is None or not known[0] <= min(n, size-start) or n > known[0]+1: return None
-    sop,patient,study,series,pos,ori,spacing,center,width,location,instance,acquisition,time = [vals[i] for i in _own]
+    sop,patient,study,series,pos,ori,spacing,center,width,*more = _own_values(vals)
     directions = _upright_directions(ori)
     spacing = _square_spacing(spacing)
     if directions is None or spacing is None: return None
@@ -151,8 +155,8 @@ def plain_row(
     center = _seldom_new(center)
     width = _seldom_new(width)
     return (_id(sop), _id(patient), _id(study), _id(series), name, None, start, n, *known[1], center[0] if center else None,
-        width[0] if width else None, len(center), x, y, z, *directions, *spacing, _first(location), _first(instance),
-        _first(acquisition), _time(time), *known[2], None)
+        width[0] if width else None, len(center), x, y, z, *directions, *spacing, *(_more(*more) if any(more) else _NOTHING_MORE),
+        *known[2], None)
 
 
 # %% ../../nbs/dicom/15_plain_headers.ipynb #84915edc

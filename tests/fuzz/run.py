@@ -25,8 +25,9 @@ def _fields(data):
     "What pydicom reads of the fields that HU depend on, as text"
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
         warnings.simplefilter('ignore')
-        ds = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-        return {k:str(ds.get(k)).strip() for k in _FIELDS}
+        ds = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, force=True)
+        inner = {o.keyword:o.value for o in ds.iterall() if o.keyword in _FIELDS} # those in functional groups as well
+        return {k:str(ds.get(k, inner.get(k))).strip() for k in _FIELDS}
 
 def plausible(src, data, hu):
     "The one element whose new value explains `hu`, so that the file is a good file of another slice; None when there is no such"

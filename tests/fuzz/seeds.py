@@ -1,4 +1,4 @@
-"Good files in seven transfer syntaxes, made by code, and where in them what stands"
+"Good files in seven transfer syntaxes, without meta information and as an enhanced file of one frame; and where in them what stands"
 import io, struct, tempfile, warnings, zlib
 from collections import namedtuple
 from pathlib import Path
@@ -12,7 +12,7 @@ from rsna_ich.phantom.studies import phantom_study
 from rsna_ich.phantom.files import write_dicom
 
 SYNTAXES = dict(explicit=None, implicit=None, rle=RLELossless, j2k=JPEG2000Lossless, jpegls=JPEGLSLossless, jpegll=JPEGLosslessSV1,
-    deflated=DeflatedExplicitVRLittleEndian)
+    deflated=DeflatedExplicitVRLittleEndian, bare=None, enhanced=None)
 CODINGS = ((16, 1, -1024, None), (16, 1, -1024, -2000), (12, 0, -1024, None), (12, 0, -1000, None), (16, 1, 0, None), (12, 1, 0, None))
 CANARY = 'CANARY'
 
@@ -47,6 +47,20 @@ def _rich(ds):
     ds.ReferencedImageSequence,ds.ProcedureCodeSequence = [outer, outer], [inner]
     ds['ReferencedImageSequence'].is_undefined_length = True
 
+def _into_groups(ds):
+    "What an enhanced file keeps in functional groups is put there"
+    def group(*keywords):
+        inner = pydicom.Dataset()
+        for k in keywords:
+            setattr(inner, k, getattr(ds, k))
+            delattr(ds, k)
+        return pydicom.sequence.Sequence([inner])
+    shared,each = pydicom.Dataset(), pydicom.Dataset()
+    shared.PlaneOrientationSequence,shared.PixelMeasuresSequence = group('ImageOrientationPatient'), group('PixelSpacing')
+    each.PixelValueTransformationSequence,each.PlanePositionSequence = group('RescaleIntercept', 'RescaleSlope'), group('ImagePositionPatient')
+    ds.NumberOfFrames = 1
+    ds.SharedFunctionalGroupsSequence,ds.PerFrameFunctionalGroupsSequence = [shared], [each]
+
 def _compress(ds, uid, words, bits):
     if uid == DeflatedExplicitVRLittleEndian: ds.file_meta.TransferSyntaxUID = uid
     elif uid == JPEGLosslessSV1:
@@ -75,16 +89,18 @@ def _span(f, implicit, stop):
 def make_seed(hu, syntax, coding, rich):
     "One good file"
     bits,signed,intercept,padding = coding
-    implicit,uid = syntax == 'implicit',SYNTAXES[syntax]
+    implicit,uid = syntax in ('implicit', 'bare'),SYNTAXES[syntax]
     with tempfile.TemporaryDirectory() as d, warnings.catch_warnings(), config.disable_value_validation():
         warnings.simplefilter('ignore')
         ds = pydicom.dcmread(write_dicom(Path(d)/'a', hu, coding=coding[:3], implicit=implicit, padding=padding), force=True)
         words = np.frombuffer(ds.PixelData, '<i2' if signed else '<u2').reshape(hu.shape)
         if rich: _rich(ds)
+        if syntax == 'enhanced': _into_groups(ds)
         _compress(ds, uid, words, bits)
         buf = io.BytesIO()
         ds.save_as(buf)
     data,body = buf.getvalue(),None
+    if syntax == 'bare': data = data[next(o.start for o in elements(data, True) if o.tag >> 16 != 2):]
     if syntax == 'deflated':
         found = elements(data, False)
         inside = zlib.decompress(data[found[-1].stop:], -zlib.MAX_WBITS)

@@ -113,13 +113,19 @@ def test_an_element_with_two_values_is_refused(plain):
     _refused(with_elements(plain, 0x00281053, element(0x00281053, b'DS', b'2 ')), '(0028,1053) is there twice')
     _refused(with_elements(plain, 0x00080060, element(0x00080060, b'CS', b'MR')), 'is there twice')
 
-@pytest.mark.parametrize('more', [b'\0\0', b'\0'*16, b'pads'*7])
+@pytest.mark.parametrize('more', [b'\0\0', b'\0'*16, b'pads'*7, bytes(128), b'\x30\xf8'*700])
 def test_more_pixel_bytes_than_needed(plain, hu, tmp_path, more):
     data = with_more_pixel_bytes(plain, more)
     _read(data, hu, 'padded')
     _scanned(data, tmp_path, hu, 'padded')
 
-def test_a_row_more_than_needed_is_no_padding(plain): _refused(with_more_pixel_bytes(plain, bytes(128)), "the header doesn't fit the pixels")
+@pytest.mark.parametrize('more', [b'rows'*32, b'rows'*64, bytes(4098)])
+def test_a_row_more_than_needed_is_no_padding(plain, more, tmp_path):
+    data = with_more_pixel_bytes(plain, more)
+    _refused(data, "the header doesn't fit the pixels")
+    (tmp_path/'odd.dcm').write_bytes(data)
+    df = scan(tmp_path)
+    assert df.error.notna().all() or 0 in SliceReader(df, 64).read([0]).errors
 
 def test_a_padded_file_teaches_the_fast_way_nothing(plain, hu, tmp_path):
     (tmp_path/'a.dcm').write_bytes(with_more_pixel_bytes(plain, b'\0\0'))

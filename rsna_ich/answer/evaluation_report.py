@@ -88,12 +88,18 @@ def _said(row):
 
 def _picture(src, text): return f'<figure><img src="{src}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
-def _slice_card(row, root, learn, layer, neighbour_paths):
-    try: hu = read_slice(Path(root)/row.path, 256 if layer is None else learn.ct.item_size)
+def _frame_of(row):
+    "The frame of an enhanced file that a row is of, or None"
+    frame = getattr(row, 'frame', None)
+    return None if pd.isna(frame) else int(frame)
+
+def _slice_card(row, root, learn, layer, neighbour_places):
+    frame = _frame_of(row)
+    try: hu = read_slice(Path(root)/row.path, 256 if layer is None else learn.ct.item_size, frame)
     except DicomError as e: return f'<div class=slice><div class=t>{html.escape(str(e))}</div></div>'
     views = [_picture(slice_image(hu, w), w.replace('_', ' ')) for w in REPORT_WINDOWS]
     if layer is not None:
-        seen = _company(hu, neighbour_paths.get(row.sop, [row.path]), root)
+        seen = _company(hu, neighbour_places.get(row.sop, [(row.path, frame)]), root)
         views.append(_picture(heat_image(hu, heat_maps(learn, seen, row.dearest, layer, [range(len(seen))])[0].cpu()),
             f'heat map: {row.dearest}'))
     true = ', '.join(l for l in LABELS if row[f'true_{l}'] == 1) or 'no haemorrhage'
@@ -108,31 +114,32 @@ def _layer(learn, headers):
     try: return feature_layer(learn)
     except ModelError: return None
 
-def _near_paths(learn, headers, sops):
-    "For images of a model with neighbours, the paths of the slices that it sees together"
+def _near_places(learn, headers, sops):
+    "For images of a model with neighbours, path and frame of the slices that it sees together"
     if not learn.chain.neighbours: return {}
     table = headers[headers.error.isna()].reset_index(drop=True)
     rows = np.flatnonzero(table.sop.isin(sops))
     near = neighbour_rows(table, learn.chain.neighbours, learn.chain.neighbour_mm)[rows]
-    return dict(zip(table.sop[rows], table.path.to_numpy(object)[near]))
+    places = [(o.path, _frame_of(o)) for o in table.itertuples()]
+    return {sop:[places[i] for i in around] for sop,around in zip(table.sop[rows], near)}
 
 # %% ../../nbs/answer/04_evaluation_report.ipynb #b8d874a9
-def _company(hu, paths, root):
+def _company(hu, places, root):
     "The slices that the model saw together with the middle one, [2k+1,1,H,W] HU; it stands for those that can't be read"
-    def read(path):
-        try: return read_slice(Path(root)/path, hu.shape[-1])
+    def read(path, frame):
+        try: return read_slice(Path(root)/path, hu.shape[-1], frame)
         except DicomError: return hu
-    n = len(paths)//2
-    return torch.stack([hu if i == n else read(o) for i,o in enumerate(paths)])
+    n = len(places)//2
+    return torch.stack([hu if i == n else read(*o) for i,o in enumerate(places)])
 
 def _gallery(df, root, learn, headers):
     learn = learn if learn is None else load_detectors(learn)[0]
     out = []
     picked = telling_slices(df)
     layer = _layer(learn, headers)
-    neighbour_paths = {} if layer is None else _near_paths(learn, headers, pd.concat(picked.values()).sop)
+    neighbour_places = {} if layer is None else _near_places(learn, headers, pd.concat(picked.values()).sop)
     for title,rows in picked.items():
-        cards = ''.join(_slice_card(r, root, learn, layer, neighbour_paths) for _,r in rows.iterrows())
+        cards = ''.join(_slice_card(r, root, learn, layer, neighbour_places) for _,r in rows.iterrows())
         out.append(f"<h2>{title}</h2>" + (f'<div class=slices>{cards}</div>' if len(rows) else '<p class=mut>None.</p>'))
     return ''.join(out)
 

@@ -22,7 +22,7 @@ from .orientation import upright
 from .kinds import image_orientation
 from .frames import frame_header, has_frame_groups
 from .hounsfield import AIR_HU, fits_bits, is_wrapped, to_hu, window_hu
-from .checks import check_coding, check_slice, image_layout, in_flag_order, padding_of, ratio_of, rescale_of
+from .checks import check_coding, check_padding, check_slice, image_layout, in_flag_order, padding_of, ratio_of, rescale_of
 from .codecs import check_ended, fragment_spans, frame_spans, pixel_fragments
 from .stored import as_item, check_dataset, coded_pixels, decoded_pixels, source_name, stored_frame, stored_pixels, used_bits
 
@@ -131,6 +131,7 @@ def _take_pixels(ds, stream):
     words = []
     codec = transfer_syntax(ds).codec
     if codec: data,words = _whole_compressed(data, is_open, codec)
+    else: check_padding(data, *image_layout(ds)[:3], n_frames(ds))
     ds.PixelData = data
     return words + _tail_flags(ds, stream, start + (len(data) + 8 if is_open else n))
 

@@ -83,6 +83,13 @@ def walk_files(root):
 # %% ../../nbs/dicom/01_files.ipynb #d2c40c6b
 def get_dicom_files(
     path, # a folder
+    recurse:bool=True, # at any depth?
+    folders=None, # only below these folders of `path`, where there are some
 )->list: # of `Path`
-    "All DICOM files under `path`, at any depth and with any name"
-    return [o for o in walk_files(path) if is_dicom(o)]
+    "All DICOM files under `path`, with any name; the arguments are those of fastai's"
+    path = Path(path)
+    if not recurse: return [o for o in sorted(path.iterdir()) if is_dicom(o)]
+    names = [folders] if isinstance(folders, str) else folders
+    roots = [path] if names is None else [path/o for o in names]
+    return [o for root in roots for o in walk_files(root) if is_dicom(o)]
+

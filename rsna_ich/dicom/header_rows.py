@@ -113,6 +113,7 @@ def header_rows(
             flags = check_slice(ds, modality)
             if has_frame_groups(ds): return _frame_rows(ds)
             row['flags'] = ' '.join(flags) or None
+            if 'padded' in flags: row |= dict(pixel_offset=None, pixel_bytes=None) # what follows the pixels has to be looked at
             if row['frames'] > 1:
                 raise DicomError(f"{row['frames']} frames in one file, and no functional groups that tell where each lies; read one with "
                     "read_hu(path, frame=0)")

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FILES_PER_PART', 'header_part', 'n_files', 'scan', 'scan_paths', 'header_table', 'is_one_file', 'scan_to',
-           'header_counts', 'header_folders']
+           'header_counts', 'header_folders', 'header_notes']
 
 # %% ../../nbs/dicom/19_scanning.ipynb #5a00640e
 import json, os, shutil, struct
+from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
@@ -269,8 +270,8 @@ def header_counts(
     n = 0
     bad = 0
     first = None
-    for b in pq.ParquetFile(path).iter_batches(columns=['patient', 'series', 'path', 'error']):
-        n += len(b)
+    for b in pq.ParquetFile(path).iter_batches(columns=['patient', 'series', 'path', 'frame', 'error']):
+        n += sum(o in (None, 0) for o in b['frame'].to_pylist())
         for seen,c in ((patients, 'patient'), (series, 'series')): seen.update(b[c].unique().to_pylist())
         k = b['error'].is_valid()
         bad += k.true_count
@@ -282,3 +283,16 @@ def header_folders(
 )->dict: # number of files by folder, as `top_folders`
     "Which folders the files of a header table lie in, found without loading it whole"
     return top_folders(o for b in pq.ParquetFile(path).iter_batches(columns=['path']) for o in b['path'].to_pylist())
+
+# %% ../../nbs/dicom/19_scanning.ipynb #7caa2ae1
+def header_notes(
+    path, # of a header table
+): # numbers of images by kind, those that are no axial slices, and of slices by flag; `Counter`s
+    "What there is besides plain axial slices, found without loading the table whole"
+    kinds = Counter()
+    flags = Counter()
+    for b in pq.ParquetFile(path).iter_batches(columns=['kind', 'flags', 'error']):
+        kinds.update(k for k in b['kind'].to_pylist() if k not in (None, 'axial'))
+        flags.update(word for words in b['flags'].to_pylist() if words for word in words.split())
+    for kind in kinds: flags.pop(kind, None)
+    return kinds, flags

@@ -16,7 +16,7 @@ from .elements import BIG_ENDIAN, transfer_syntax
 from .fields import n_frames
 from .hounsfield import fits_bits, stored_range
 from .elements import FLOAT_PIXELS, PIXEL_DATA
-from .checks import check_image, check_layout, image_layout, most_padding
+from .checks import check_image, check_layout, check_padding, image_layout, most_padding
 from .codecs import bare_stream, check_frame, compressed_frames
 from .decoder import DECODE_FAILURES, DECODE_REQUEST, decoder
 
@@ -104,6 +104,7 @@ def check_dataset(
     why = f'PixelData holds {have} bytes, {rows}x{cols} at {bits} bits needs {need}'
     require(have >= need, f'{why}; it is cut off')
     require(have <= need + most_padding(rows, cols, bits), f"{why}; the header doesn't fit the pixels")
+    check_padding(ds.PixelData, rows, cols, bits, n_frames(ds))
 
 
 # %% ../../nbs/dicom/11_stored.ipynb #153984a3

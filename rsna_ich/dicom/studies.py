@@ -172,8 +172,8 @@ def chosen_rows(
 def _left_out(others):
     "What is in no pass, counted by kind"
     counts = others.groupby('kind', sort=False).slices.sum()
-    names = {k:v.removeprefix('a ').removeprefix('an ') for k,v in KINDS.items()}
-    names |= dict(unreadable='unreadable file', axial='slice without a place')
+    names = {k:v.removeprefix('a ').removeprefix('an ') for k,v in KINDS.items()} | dict(dose='dose page', rendering='rendering')
+    names |= dict(unreadable='unreadable file', axial='unplaced slice')
     return [_counted(n, names[k]) for k,n in counts.items()]
 
 def tell_choice(

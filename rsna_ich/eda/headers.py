@@ -59,13 +59,18 @@ def _off(spacing, n):
     "Whose field of view, in mm, is not that of a head"
     return spacing.notna() & n.notna() & ~(spacing*n).between(120, 520).fillna(False)
 
+def _may_be_broken(g):
+    "Which rows have the header of RSNA's broken coding"
+    numbers = [g[c].astype(float).fillna(-1).to_numpy() for c in ('bits_stored', 'pixel_representation', 'intercept', 'slope')]
+    return broken_coding(*numbers, g.modality.fillna('').to_numpy(object))
+
 def _said(g, word): return g['flags'].fillna('').str.contains(word, regex=False)
 
 HEADER_RULES = ( # chkstyle: ignore-node
     HeaderRule('unreadable file', 'error', lambda g: g.error.notna(), 'leave out', 95,
         'it has no slice that could be shown; the error says why'),
     HeaderRule('broken pixel coding', 'intercept',
-        lambda g: broken_coding(g.bits_stored, g.pixel_representation, g.intercept, g.slope, g.modality).fillna(False), 'fix', 92,
+        _may_be_broken, 'fix', 92,
         'signed pixels declared unsigned: add 1000, wrap at 4096, intercept -1000; this library does so on reading'),
     HeaderRule('no image id', 'sop', lambda g: g.sop.isna() & g.error.isna(), 'leave out', 70,
         'no label and no prediction can be joined'),

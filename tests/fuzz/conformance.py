@@ -8,14 +8,25 @@ import io, json, logging, sys, warnings
 from collections import Counter
 from pathlib import Path
 import numpy as np, pydicom
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from rsna_ich.core.errors import DicomError
+from rsna_ich.dicom.archive import unpacked_file
 from rsna_ich.dicom.fields import n_frames
 from rsna_ich.dicom.stored import stored_pixels
 from rsna_ich.dicom.door import read_dicom
 
+def peers(data):
+    "The file as pydicom reads it, also where it has no meta information"
+    inside = unpacked_file(io.BytesIO(data))
+    ds = pydicom.dcmread(inside or io.BytesIO(data), force=True)
+    if 'TransferSyntaxUID' not in ds.file_meta:
+        implicit,little = ds.original_encoding
+        ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    return ds
+
 def with_rescale(data):
     "The same file with slope 1 and intercept 0, written by pydicom"
-    ds,buf = pydicom.dcmread(io.BytesIO(data)),io.BytesIO()
+    ds,buf = peers(data),io.BytesIO()
     ds.RescaleSlope,ds.RescaleIntercept = 1, 0
     ds.save_as(buf)
     return buf.getvalue()
@@ -26,13 +37,13 @@ def verdict(data):
     except DicomError as e:
         why = str(e).removeprefix('<bytes>: ')
         return verdict(with_rescale(data)) if why.startswith('no rescale') else why
-    want = pydicom.dcmread(io.BytesIO(data)).pixel_array
+    want = peers(data).pixel_array
     return 'as pydicom' if np.array_equal(np.stack([stored_pixels(ds, i) for i in range(n_frames(ds))]), want.reshape(-1, *want.shape[-2:])) else 'otherwise'
 
 def files(folders):
     "All files of the folders, and of pydicom's own"
     for root in [Path(pydicom.__file__).parent/'data', *map(Path, folders)]:
-        yield from (p for p in sorted(root.rglob('*')) if p.is_file() and p.suffix not in ('.py', '.pyc', '.json', '.txt', '.md'))
+        yield from (p for p in sorted(root.rglob('*')) if p.is_file() and p.suffix not in ('.py', '.pyc', '.json', '.txt', '.md') and 'dist-info' not in str(p))
 
 def main():
     logging.disable()

@@ -208,7 +208,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'rsna_ich.core.loops.ThreadTeam.close': ('core/loops.html#threadteam.close', 'rsna_ich/core/loops.py'),
                                      'rsna_ich.core.loops.ThreadTeam.map': ('core/loops.html#threadteam.map', 'rsna_ich/core/loops.py'),
                                      'rsna_ich.core.loops._can_write': ('core/loops.html#_can_write', 'rsna_ich/core/loops.py'),
-                                     'rsna_ich.core.loops._guard_compiling': ('core/loops.html#_guard_compiling', 'rsna_ich/core/loops.py'),
                                      'rsna_ich.core.loops._kept_in': ('core/loops.html#_kept_in', 'rsna_ich/core/loops.py'),
                                      'rsna_ich.core.loops._or_none': ('core/loops.html#_or_none', 'rsna_ich/core/loops.py'),
                                      'rsna_ich.core.loops.compiled_loop': ('core/loops.html#compiled_loop', 'rsna_ich/core/loops.py'),

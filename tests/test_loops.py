@@ -45,13 +45,15 @@ def test_means_over_areas(size, k, n, seed, dtype):
     torch.testing.assert_close(*both(lambda: area_mean(x, size)), rtol=0, atol=0)
 
 int16s = st.integers(-32768, 32767)
-codings = st.tuples(int16s, int16s, int16s, st.sampled_from([1., .5, -1., 3.]), st.sampled_from([0., -1024., .25]), st.booleans())
+codings = st.tuples(int16s, int16s, int16s, st.sampled_from([0, 32768]), st.sampled_from([1., .5, -1., 3., 1.1]), st.sampled_from([0., -1024., .25]),
+    st.booleans(), st.sampled_from([(1, 0), (-2000, -2000), (-30000, -1500)]))
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(codings, min_size=1, max_size=5), st.integers(1, 4), st.integers(1, 5), st.integers(0, 99))
 def test_hu_of_any_coding(codings, size, k, seed):
-    mask,flip,less,slope,intercept,fix = zip(*codings)
-    c = PixelCoding(*(np.array(o, np.int16) for o in (mask, flip, less)), np.array(slope, np.float32), np.array(intercept, np.float32), np.array(fix))
+    mask,flip,less,shift,slope,intercept,fix,padding = zip(*codings)
+    low,high = np.array(padding, np.int32).T
+    c = PixelCoding(*(np.array(o, np.int16) for o in (mask, flip, less)), np.array(shift, np.int32), np.array(slope), np.array(intercept), np.array(fix), low, high)
     px = torch.from_numpy(np.random.default_rng(seed).integers(-32768, 32768, (len(codings), 1, size*k, size*k)).astype(np.int16))
     torch.testing.assert_close(*both(lambda: stored_to_hu(px.clone(), c, size)), rtol=0, atol=0)
 
@@ -112,7 +114,7 @@ def test_codes_of_what_is_no_hu():
 
 def test_what_a_loop_would_read_beyond_is_refused():
     with pytest.raises(DataError, match='only square'): area_mean(torch.zeros(2, 4, 8), 4)
-    good = PixelCoding(*np.zeros((3, 2), np.int16), *np.ones((2, 2), np.float32), np.zeros(2, bool))
+    good = PixelCoding(*np.zeros((3, 2), np.int16), np.zeros(2, np.int32), *np.ones((2, 2)), np.zeros(2, bool), *np.array([[1, 1], [0, 0]], np.int32))
     for px in (torch.zeros(3, 1, 4, 4), torch.zeros(2, 1, 4, 8), torch.zeros(2, 4, 4), torch.zeros(2, 1, 0, 0)):
         with pytest.raises(DataError, match='2 codings'): stored_to_hu(px.short(), good, 4)
     with pytest.raises(DataError, match='one batch'): stored_to_hu(torch.zeros(2, 1, 4, 4).short(), replace(good, fix=good.fix[:1]), 4)

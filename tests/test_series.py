@@ -33,7 +33,7 @@ def tables(draw):
 @settings(max_examples=300, deadline=None)
 @given(tables(), st.integers(1, 3))
 def test_neighbours_are_those_by_position(df, k):
-    near = neighbour_rows(df, k)
+    near = neighbour_rows(df, k, np.inf)
     for i in range(len(df)):
         placed = pd.notna(df.z[i]) and pd.notna(df.series[i]) and df.series[i] != ''
         same = df[(df.series == df.series[i]).fillna(False) & df.z.notna()] if placed else df[i:i+1]

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import islice
 from tempfile import TemporaryFile
 from threading import local
@@ -49,16 +49,12 @@ def _or_none(f):
         except Exception: return None
     return tried
 
-@cache
-def _guard_compiling():
-    "Let no fork happen while numba compiles, or its lock would stay closed in the child"
-    hold_over_fork(global_compiler_lock)
+hold_over_fork(global_compiler_lock) # no fork while numba compiles, or its lock would stay closed in the child
 
 def compiled_loop(
     f, # takes arrays and numbers, and puts its results in arrays or returns numbers
 ):
     "Make machine code of a loop"
-    _guard_compiling()
     options = dict(nogil=True, error_model='numpy')
     folder = loops_folder()
     if folder is None: return njit(f, **options)

@@ -140,8 +140,8 @@ def _line_hu(plain, shift, slope, intercept, low, high, hu):
 @compiled_loop
 def _sum_simple(rows, k, mask, flip, less, fix, add, low, high, plain, line):
     "The sum of `k` lines, in HU, where HU are the values and `add`; `low` and `high` bound the values that are padding"
-    least = np.int16(max(-32768, -32768 - add)) if mask == -1 else np.int16(-32768)
-    most = np.int16(min(32767, 32767 - add)) if mask == -1 else np.int16(32767)
+    least = np.int16(max(-32768, -32768 - add))
+    most = np.int16(min(32767, 32767 - add))
     air = np.int16(AIR_HU - add)
     line[:] = k*add
     for j in range(k):
@@ -244,6 +244,6 @@ def read_slice(
     modality='CT', # the modality that is wanted, or None for any
 )->torch.Tensor: # [1,size,size] int16, HU
     "One slice as a network sees it: upright, in true proportions, padding as air, squared and resized by areas"
-    hu = torch.from_numpy(np.ascontiguousarray(pad_to_square(upright_hu(source, np.int16, frame, modality))))[None]
+    hu = torch.from_numpy(pad_to_square(upright_hu(source, np.int16, frame, modality)))[None]
     return hu if size in (None, hu.shape[-1]) else area_mean(hu, size).round().to(torch.int16)
 

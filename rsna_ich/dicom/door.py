@@ -196,7 +196,7 @@ def upright_hu(
         hu = to_hu(px, *confirm_rescale(px, *rescale_of(header)), dtype)
         padding = padding_of(header)
         if padding: hu[(px >= padding[0]) & (px <= padding[1])] = AIR_HU
-        return upright(hu, image_orientation(header), ratio_of(header))
+        return np.ascontiguousarray(upright(hu, image_orientation(header), ratio_of(header)))
 
 
 # %% ../../nbs/dicom/12_door.ipynb #a72e3b55

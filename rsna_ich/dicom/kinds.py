@@ -24,6 +24,7 @@ _TYPE_WORDS = (('localizer', 'LOCALIZER SCOUT TOPOGRAM SCANOGRAM SURVIEW SURVEY 
     ('rendering', 'MIP MINIP MAXIP VRT VR SSD 3D VOLREN RENDERED RENDERING PROJECTION CURVED'.split()),
     ('map', 'CBF CBV MTT TTP TMAX PERFUSION PARAMETRIC'.split()))
 _CAPTURES = '1.2.840.10008.5.1.4.1.1.7'
+_CONVERSIONS = set('DV DI DF WSD SD SI DRW SYN'.split()) # how a secondary capture was made, PS3.3 C.8.6.1
 _CT_CLASSES = ('1.2.840.10008.5.1.4.1.1.2', '1.2.840.10008.5.1.4.1.1.2.1', '1.2.840.10008.5.1.4.1.1.2.2')
 
 @lru_cache(4096)
@@ -36,7 +37,8 @@ def kind_by_type(
     parts = (image_type or '').upper().replace('\\', ' ').replace('_', ' ').split()
     for kind,words in _TYPE_WORDS:
         if any(o in words for o in parts): return kind
-    is_capture = (sop_class or '').startswith(_CAPTURES) or (conversion is not None and sop_class not in _CT_CLASSES)
+    is_converted = conversion in _CONVERSIONS and sop_class not in _CT_CLASSES
+    is_capture = (sop_class or '').startswith(_CAPTURES) or is_converted
     return 'secondary' if is_capture else None
 
 # %% ../../nbs/dicom/05_kinds.ipynb #786ec942

@@ -272,3 +272,80 @@ def test_the_same_anatomy_gets_the_same_answer(head, model, answer, tmp_path_fac
         for k,(what,tags) in enumerate(OTHERS.items()): write(folder, head[k], k+.5, next(take), 'LP', **dict(SOPInstanceUID=f'1.4.{k}') | tags)
     _same(predict(folder, model, bs=int(rng.integers(3, 40))), answer)
     shutil.rmtree(folder)
+
+# discs, archives, stores, old tables
+
+def _directory(folder, listed):
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    ds = Dataset()
+    ds.DirectoryRecordSequence = []
+    for parts in listed:
+        record = Dataset()
+        record.DirectoryRecordType,record.ReferencedFileID = 'IMAGE', parts
+        ds.DirectoryRecordSequence.append(record)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID,ds.file_meta.MediaStorageSOPClassUID = '1.2.840.10008.1.2.1', '1.2.840.10008.1.3.10'
+    ds.save_as(folder/'DICOMDIR')
+
+def test_a_dicomdir_is_followed(head, model, tmp_path):
+    disc = tmp_path/'disc'
+    (disc/'images').mkdir(parents=True)
+    for i in range(6): write(disc/'images', head[i], i, f'im{i}')
+    write(disc/'images', head[6], 6, 'unlisted')
+    _directory(disc, [['IMAGES', f'IM{i}'] for i in (0, 2, 4, 9)])
+    df = scan(disc/'DICOMDIR')
+    assert df.path.tolist() == ['images/im0', 'images/im2', 'images/im4', 'IMAGES/IM9'] and df.error.isna().tolist() == [True]*3 + [False]
+    assert 'no such file' in df.error[3]
+    assert predict(disc/'DICOMDIR', model)['any'].notna().tolist() == [True]*3 + [False]
+    whole = scan(disc).set_index('path')
+    assert 'a DICOMDIR, which lists the files beside it' in whole.error['DICOMDIR'] and whole.error.notna().sum() == 1
+    shutil.make_archive(tmp_path/'disc', 'zip', tmp_path, 'disc')
+    packed = scan(tmp_path/'disc.zip'/'disc'/'DICOMDIR')
+    assert packed.path.tolist()[:3] == ['disc/images/im0', 'disc/images/im2', 'disc/images/im4'] and packed.error.notna().tolist() == [False]*3 + [True]
+
+def test_a_store_of_an_enhanced_file_and_localizers(head, tmp_path):
+    from rsna_ich.data.store import prepare
+    n = len(head)
+    (tmp_path/'s').mkdir()
+    (tmp_path/'s'/'e.dcm').write_bytes(enhanced(head.astype(int), [STEP*i for i in range(n)], [-1024]*n, spacing=SPACING))
+    clean(tmp_path/'s'/'single', head)
+    write(tmp_path/'s', head[3], 99, 'scout.dcm', **OTHERS['localizer'])
+    store = prepare(scan(tmp_path/'s'), tmp_path/'store', size=32, crop=False)
+    index = store.index
+    assert len(store) == 2*n and index.row.isna().tolist() == (index.kind == 'localizer').tolist() and index.error.isna().all()
+    frames,singles = (store.pixels[index.row[k].to_numpy(int)] for k in (index.frame.notna(), index.path.str.startswith('single/')))
+    assert np.array_equal(frames, singles)
+
+def test_old_tables_are_to_be_made_again(head, tmp_path):
+    from rsna_ich.dicom.header_files import load_headers, save_headers
+    df = scan(clean(tmp_path/'s', head[:3]))
+    save_headers(df.drop(columns=['kind', 'orientation', 'frame']), tmp_path/'old.parquet')
+    with pytest.raises(DataError, match='made by an earlier version .* lacks frame, kind, orientation; scan the folder again'): load_headers(tmp_path/'old.parquet')
+
+def test_neighbours_of_labelled_slices_are_those_that_prediction_sees(head, model, tmp_path):
+    "Every third slice has a label; training and prediction see the same neighbours"
+    from rsna_ich.data.loaders import ICHDataLoaders
+    for p in ('P1', 'P2'): clean(tmp_path/'s'/p, head, PatientID=p)
+    headers = scan(tmp_path/'s')
+    headers['sop'] = headers.patient + headers.sop
+    labels = pd.DataFrame(dict(sop=headers.sop, **{l:0. for l in LABELS}))
+    few = slice_table(headers, labels[::3])
+    with pytest.raises(DataError, match='pass the header table as headers='): ICHDataLoaders.from_table(few, size=32, chain=dict(neighbours=1), n_folds=2, bs=2)
+    dls = ICHDataLoaders.from_table(few, size=32, chain=dict(neighbours=1), n_folds=2, bs=2, headers=headers)
+    source = dls.valid.dataset.source
+    places = slice_position(headers)
+    for i,items in enumerate(dls.valid.dataset.items.itertuples()):
+        around = places[source.rows[i]]
+        assert around[1] == items.position and np.diff(around).max() <= STEP
+
+def test_the_command_says_what_it_answered(head, tmp_path):
+    from tests.test_cli import run
+    folder = clean(tmp_path/'s', head[:8])
+    second(folder, head[:8], ConvolutionKernel='H60s')
+    write(folder, head[3], 99, 'scout.dcm', **OTHERS['localizer'])
+    _,said = run('predict', folder, '--out', tmp_path/'p.csv')
+    assert "the study's answer is about series 1.2 (8 slices" in said and 'kernel H60s' in said and 'left out: 1 localizer' in said
+    assert 'of the kind localizer' in run('scan', folder, '--out', tmp_path/'h.parquet')[1]
+    run('predict', folder, '--out', tmp_path/'p.csv', '--all-images')
+    assert pd.read_csv(tmp_path/'p.csv')['any'].notna().all()

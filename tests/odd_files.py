@@ -5,7 +5,7 @@ import numpy as np, pydicom
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
 from rsna_ich.phantom.files import write_dicom
 from tests.fuzz.seeds import elements, jpeg_lossless
 
@@ -24,8 +24,7 @@ def loaded(data):
         ds.walk(lambda ds, el: None)
     return ds
 
-def good_file(folder, hu, implicit=False, **tags):
-    return write_dicom(Path(folder)/'good.dcm', hu, implicit=implicit, **tags).read_bytes()
+def good_file(folder, hu, implicit=False, **tags): return write_dicom(Path(folder)/'good.dcm', hu, implicit=implicit, **tags).read_bytes()
 
 def element(tag, vr, value, length=None):
     "An explicit element"

@@ -53,7 +53,8 @@ codings = st.tuples(int16s, int16s, int16s, st.sampled_from([0, 32768]), st.samp
 def test_hu_of_any_coding(codings, size, k, seed):
     mask,flip,less,shift,slope,intercept,fix,padding = zip(*codings)
     low,high = np.array(padding, np.int32).T
-    c = PixelCoding(*(np.array(o, np.int16) for o in (mask, flip, less)), np.array(shift, np.int32), np.array(slope), np.array(intercept), np.array(fix), low, high)
+    words = [np.array(o, np.int16) for o in (mask, flip, less)]
+    c = PixelCoding(*words, np.array(shift, np.int32), np.array(slope), np.array(intercept), np.array(fix), low, high)
     px = torch.from_numpy(np.random.default_rng(seed).integers(-32768, 32768, (len(codings), 1, size*k, size*k)).astype(np.int16))
     torch.testing.assert_close(*both(lambda: stored_to_hu(px.clone(), c, size)), rtol=0, atol=0)
 

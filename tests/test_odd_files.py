@@ -86,7 +86,7 @@ def test_compressed_pixels_without_a_syntax_have_a_way_out(plain):
 PRIVATE = element(0x00090010, b'LO', b'ACME')
 INNER = element(0x00080100, b'SH', b'T-D1')
 IMPLICIT_INNER = struct.pack('<HHI', 0x0008, 0x0100, 4) + b'T-D1'
-HARMLESS = dict(
+HARMLESS = dict( # chkstyle: ignore-node
     sq_known_length_delimiter=(0x00090010, PRIVATE + element(0x00091001, b'SQ', item(INNER) + SEQUENCE_END), ['delimiter']),
     item_known_length_delimiter=(0x00090010, PRIVATE + element(0x00091001, b'SQ', item(INNER + ITEM_END)), ['delimiter']),
     stray_sequence_delimiter=(0x00090010, PRIVATE + element(0x00091001, b'SQ', item(INNER)) + SEQUENCE_END, ['delimiter']),

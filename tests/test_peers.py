@@ -7,7 +7,7 @@ from rsna_ich.dicom.scanning import scan
 from rsna_ich.dicom.series import in_slice_order
 from rsna_ich.dicom.studies import pass_table
 from tests.odd_files import loaded, saved
-from tests.test_hospital import SPACING, write
+from tests.test_hospital import write
 from rsna_ich.phantom.studies import phantom_study
 
 EVEN = [5.*i for i in range(14)]

@@ -12,7 +12,8 @@ from rsna_ich.dicom.reader import SliceReader, changed_pixels
 from rsna_ich.phantom.files import write_dicom
 from tests.damage import damage
 
-codings = st.tuples(st.integers(2, 16), st.integers(0, 1), st.sampled_from([1., 1., 1., .5, 2., -1., 1.1, .3, .999]), st.sampled_from([-1024, -1000, 0, 1, 7, -8192]))
+codings = st.tuples(st.integers(2, 16), st.integers(0, 1), st.sampled_from([1., 1., 1., .5, 2., -1., 1.1, .3, .999]),
+    st.sampled_from([-1024, -1000, 0, 1, 7, -8192]))
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(codings, min_size=1, max_size=6), st.integers(0, 2**32-1))

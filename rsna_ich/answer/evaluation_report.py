@@ -88,6 +88,8 @@ def _said(row):
 
 def _picture(src, text): return f'<figure><img src="{src}" alt="{text}"><figcaption>{text}</figcaption></figure>'
 
+
+# %% ../../nbs/answer/04_evaluation_report.ipynb #60eda8a6
 def _frame_of(row):
     "The frame of an enhanced file that a row is of, or None"
     frame = getattr(row, 'frame', None)
@@ -106,6 +108,7 @@ def _slice_card(row, root, learn, layer, neighbour_places):
     ncols = 2 if len(views) > 3 else 3
     return f'''<div class=slice><div class=trio style="grid-template-columns:repeat({ncols},1fr)">{''.join(views)}</div>
 <div class=t><code>{html.escape(str(row.sop))}</code> loss {row.loss:.2f}<br>true: {true}<br>model: {_said(row)}</div></div>'''
+
 
 # %% ../../nbs/answer/04_evaluation_report.ipynb #4f2f534b
 def _layer(learn, headers):

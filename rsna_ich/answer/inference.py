@@ -148,6 +148,8 @@ def _identity(table, passes, chosen):
     return pd.DataFrame(dict(path=table.name, frame=more['frame'], **cols, **{'pass':in_series}, z=more['z'], kind=more['kind'],
         chosen=chosen), table.index)
 
+
+# %% ../../nbs/answer/00_inference.ipynb #4ca37ca9
 def predict(
     source, # a file, a folder, an archive, a list of files, a header table, or the path of one
     model='starter', # an `ICHLearner`, the folder of a saved model or of several, a list of these, or the weights in the box
@@ -174,6 +176,8 @@ def predict(
     res.attrs = dict(choice=tell_choice(studies))
     return res.astype({c:'string' for c in 'sop patient study series path kind error pixels_sha256 flags'.split()})
 
+
+# %% ../../nbs/answer/00_inference.ipynb #d9c32abd
 def _all_flags(table, of_pixels):
     "Flags of each slice, of its header alone where its pixels weren't read"
     of_header = table['flags'].astype(object) if 'flags' in table else pd.Series(None, table.index, dtype=object)

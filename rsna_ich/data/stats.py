@@ -67,8 +67,7 @@ def slice_stats(
     "What the pixels of one slice hold"
     if hu.dtype != np.int16 or hu.ndim != 2 or not hu.size:
         raise DataError(f"statistics are of a slice in int16 HU [rows,cols], got {hu.dtype} {hu.shape}; use read_hu(path, np.int16)")
-    if padding is not None and not padding.all():
-        total,squares,low,high,brain,n,pairs,steps = map(int, _sums_without(hu, padding))
+    if padding is not None and not padding.all(): total,squares,low,high,brain,n,pairs,steps = map(int, _sums_without(hu, padding))
     else:
         n = hu.size
         total,squares,larger,low,high,brain = map(int, _sums(hu))

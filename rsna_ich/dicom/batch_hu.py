@@ -67,6 +67,8 @@ def coding_values(
     for i in np.flatnonzero(c.fix): px[i].add_(1000).bitwise_and_(4095).sub_(1000)
     return px
 
+
+# %% ../../nbs/dicom/24_batch_hu.ipynb #b04c8b3c
 def _is_simple(c):
     "[B] bool, where HU is the value plus a whole number"
     return c.fix | ((c.slope == 1) & (c.intercept % 1 == 0) & (np.abs(c.intercept) < 1 << 20))
@@ -115,6 +117,8 @@ def _shrink(px, k, out):
                 for x in range(len(row)): line[x] += row[x]
             _across(line, k, by, out[i,y])
 
+
+# %% ../../nbs/dicom/24_batch_hu.ipynb #657ad3c5
 @compiled_loop
 def _plain_line(stored, mask, flip, less, fix, least, most, plain):
     "The values of a line, of which HU is a straight line; those below `least` and above `most` cut off"
@@ -135,6 +139,7 @@ def _line_hu(plain, shift, slope, intercept, low, high, hu):
     if low <= high:
         for x in range(len(hu)):
             if low <= plain[x] + shift <= high: hu[x] = AIR_HU
+
 
 # %% ../../nbs/dicom/24_batch_hu.ipynb #218ed82d
 @compiled_loop
@@ -172,9 +177,9 @@ def _decode(px, mask, flip, less, shift, slope, intercept, fix, low, high, k, ou
         simple = fix[i] or (slope[i] == 1 and intercept[i] == np.rint(intercept[i]) and abs(add) < 30000)
         for y in range(out.shape[1]):
             rows = px[i,k*y:k*y+k]
-            if simple:
-                _sum_simple(rows, k, mask[i], flip[i], less[i], fix[i], add, low[i]-shift[i], high[i]-shift[i], plain, line)
-            else: _sum_any(rows, k, mask[i], flip[i], less[i], fix[i], shift[i], slope[i], intercept[i], low[i], high[i], plain, hu, line)
+            coded = mask[i], flip[i], less[i], fix[i]
+            if simple: _sum_simple(rows, k, *coded, add, low[i]-shift[i], high[i]-shift[i], plain, line)
+            else: _sum_any(rows, k, *coded, shift[i], slope[i], intercept[i], low[i], high[i], plain, hu, line)
             mean = out[i,y]
             _across(line, k, by, mean)
             for x in range(len(mean)): mean[x] = np.rint(mean[x])

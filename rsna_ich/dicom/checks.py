@@ -17,7 +17,7 @@ from .files import require
 from .elements import LITTLE_ENDIAN, UNDEFINED_LENGTH, transfer_syntax
 from .fields import header_value, n_frames, single_value
 from .orientation import UPRIGHT, pixel_ratio
-from .kinds import KINDS, image_kind, image_orientation
+from .kinds import image_kind, image_orientation
 from .frames import frame_header, has_frame_groups
 from .hounsfield import broken_coding, padding_range, stored_range
 
@@ -104,6 +104,8 @@ def check_padding(
     require(is_short or rest == rest[:2]*(len(rest)//2) + rest[:len(rest)%2],
         f"PixelData holds {len(data)} bytes, {rows}x{cols} at {bits} bits needs {len(data)-len(rest)}; the header doesn't fit the pixels")
 
+
+# %% ../../nbs/dicom/08_checks.ipynb #c44f5f1d
 def check_pixel_length(ds:Dataset):
     "A `DicomError` when the file holds more or fewer pixel bytes than its header declares, or in another form"
     require(ds.pixel_span is not None, 'no PixelData: it holds no image')
@@ -192,6 +194,8 @@ def rescale_of(ds):
     slope,intercept,bits,signed = [single_value(ds, k) for k in 'slope intercept bits_stored pixel_representation'.split()]
     return slope, intercept, bool(broken_coding(bits, signed, intercept, slope, header_value(ds, 'modality')))
 
+
+# %% ../../nbs/dicom/08_checks.ipynb #9b8db0c7
 def padding_of(ds):
     "The stored values that are padding, as `padding_range` gives them"
     first,last = [_value_or_none(ds, k) for k in ('padding', 'padding_limit')]
@@ -225,12 +229,15 @@ def _rescale_flags(ds):
     slope,intercept,mended = rescale_of(ds)
     bits,signed = image_layout(ds)[3:]
     lo,hi = (v*slope + intercept for v in stored_range(bits, signed))
-    says = dict(slope=slope != 1, intercept=intercept not in _INTERCEPTS and not mended,
+    says = dict( # chkstyle: ignore-node
+        slope=slope != 1, intercept=intercept not in _INTERCEPTS and not mended,
         rescale_type=header_value(ds, 'rescale_type') not in (None, 'HU'), mended=mended,
         narrow=not mended and not min(lo, hi) <= -1000 < 2000 <= max(lo, hi),
         padding=_value_or_none(ds, 'padding') is not None and padding_of(ds) is None)
     return [k for k,v in says.items() if v]
 
+
+# %% ../../nbs/dicom/08_checks.ipynb #43435752
 def header_flags(
     ds:Dataset, # a header of one slice
 )->list: # words

@@ -26,6 +26,8 @@ def is_directory_file(
         with open_source(source) as (f,_): return _RECORDS in read_elements(f)[0]
     except DicomError: return False
 
+
+# %% ../../nbs/dicom/18_directory.ipynb #e9d3d4d4
 def _listed_name(record):
     "The path that a record of an image names, with slashes; None for another record"
     if str(record.get(_RECORD_TYPE).value if _RECORD_TYPE in record else '').strip() != 'IMAGE' or _FILE_ID not in record: return None
@@ -38,9 +40,9 @@ def listed_names(
     source, # a DICOMDIR, perhaps in an archive
 )->list: # paths with slashes, told from its folder, as they are written there
     "The images that a DICOMDIR lists; a `DicomError` where it can't be read"
-    with open_source(source) as (f,name), naming(name):
-        names = [_listed_name(o) for o in read_elements(f)[0][_RECORDS].value]
+    with open_source(source) as (f,name), naming(name): names = [_listed_name(o) for o in read_elements(f)[0][_RECORDS].value]
     return [o for o in names if o is not None]
+
 
 # %% ../../nbs/dicom/18_directory.ipynb #535d7570
 def _plain(name): return name.upper().split(';')[0].rstrip('.')

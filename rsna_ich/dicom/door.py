@@ -51,6 +51,8 @@ def _spread_flags(px, slope, intercept, fix, padding):
     strange = low.sum() - low.max(initial=0) > .001 or share[hu > 3100].sum() > .01 or share[hu > 800].sum() > .25
     return ['hu_range']*bool(strange) + ['no_air']*bool(air.sum() - air.max(initial=0) < .01)
 
+
+# %% ../../nbs/dicom/12_door.ipynb #6f079d4b
 def confirm_rescale(
     px:np.ndarray, # stored pixels
     slope, intercept, may_be_broken, # from `rescale_of`
@@ -120,6 +122,8 @@ def _whole_compressed(data, is_open, codec):
     check_ended(data[start:start+n], codec)
     return data, words or ['no_end']
 
+
+# %% ../../nbs/dicom/12_door.ipynb #b568d703
 def _take_pixels(ds, stream):
     "Put all pixels of a file into `ds`; words of `FLAGS` on how they lie in it"
     _,start,n = ds.pixel_span

@@ -86,6 +86,8 @@ def sequence_end(buf, pos, end, kind, is_open, implicit, order, budget, oddities
         pos = start if inner else stop
     raise DicomError(f'more than {MAX_ELEMENTS} elements in the header')
 
+
+# %% ../../nbs/dicom/02_elements.ipynb #6333dad1
 def _unknown_is_implicit(buf, vr, inner, start, oddities):
     "Are the items of a sequence under VR UN implicit, as they should be? Some writers leave them explicit"
     if vr != 'UN' or inner != 'items': return False

@@ -61,6 +61,8 @@ def is_dicom(path)->bool:
     except OSError: return False
     return head[128:] == b'DICM' or begins_with_element(head)
 
+
+# %% ../../nbs/dicom/01_files.ipynb #413051c2
 def walk_names(
     root, # a folder
 ): # an iterator of paths as text, told from `root`; a folder that can't be opened is given in place of its files
@@ -79,6 +81,7 @@ def walk_names(
 def walk_files(root):
     "`walk_names` as `Path`s"
     return (Path(root)/o for o in walk_names(root))
+
 
 # %% ../../nbs/dicom/01_files.ipynb #d2c40c6b
 def get_dicom_files(

@@ -37,6 +37,8 @@ def _group_elements(item):
             wanted = _RENAMED.get(int(t), int(t))
             if wanted in _PICKED: yield BaseTag(wanted), inner.get_item(t)
 
+
+# %% ../../nbs/dicom/06_frames.ipynb #3854921d
 def _value(el): return bytes(el.value) if isinstance(el.value, bytes) else str(el.value).encode()
 
 def _renamed(el, tag):
@@ -55,6 +57,7 @@ def _merged(groups, top):
                 f'rescale {name} is given twice, with different values')
             res[tag] = _renamed(el, tag)
     return res
+
 
 # %% ../../nbs/dicom/06_frames.ipynb #a927dbb3
 _KEPT = 'file_meta preamble source oddities ordered file_bytes float_pixels pixel_span pixel_offset pixel_bytes'.split()

@@ -20,7 +20,8 @@ _KEYWORDS = dict(sop='SOPInstanceUID', patient='PatientID', study='StudyInstance
     transfer_syntax='TransferSyntaxUID', rows='Rows', cols='Columns', bits_allocated='BitsAllocated', bits_stored='BitsStored',
     high_bit='HighBit', pixel_representation='PixelRepresentation', samples_per_pixel='SamplesPerPixel', frames='NumberOfFrames',
     modality='Modality', photometric='PhotometricInterpretation', image_type='ImageType', kernel='ConvolutionKernel')
-_LISTS = dict(SliceThickness=['slice_thickness'], SliceLocation=['slice_location'], InstanceNumber=['instance'],
+_LISTS = dict( # chkstyle: ignore-node
+    SliceThickness=['slice_thickness'], SliceLocation=['slice_location'], InstanceNumber=['instance'],
     AcquisitionNumber=['acquisition'], RescaleSlope=['slope'], RescaleIntercept=['intercept'],
     WindowCenter=['window_center'], WindowWidth=['window_width'],
     ImagePositionPatient=['x', 'y', 'z'],
@@ -61,6 +62,8 @@ def _joined(text, keyword):
     more = [o for i in range(1, 10) if (o := f'{keyword}{i}') in text]
     return text[keyword].str.cat(text[more], sep=',').str.rstrip(',') if more else text[keyword]
 
+
+# %% ../../nbs/dicom/16_header_files.ipynb #4b34d701
 def _per_value(values, f):
     "`f` of each value, worked out once for each that differs"
     code,different = pd.factorize(values, use_na_sentinel=False)
@@ -79,6 +82,8 @@ def _with_kinds(df):
 
 def _known(text): return None if pd.isna(text) else known_code(text)
 
+
+# %% ../../nbs/dicom/16_header_files.ipynb #d2912b1b
 def read_header_csv(
     path, # of a CSV file, gzipped or not: a row a file, DICOM's keywords as columns; others are not used
 )->pd.DataFrame: # a header table without a root; null where the CSV has no such column or nothing in it
@@ -98,6 +103,7 @@ def read_header_csv(
         cols |= {c:vals[:,i] for i,c in enumerate(to)} | (dict(n_windows=n) if k == 'WindowCenter' else {})
     arrays = [pa.array(cols[c], t, from_pandas=True) if c in cols else pa.nulls(len(text), t) for c,t in COLUMN_TYPES.items()]
     return _with_kinds(header_frame_of(pa.table(arrays, schema=HEADER_SCHEMA)).assign(path=cols['sop']))
+
 
 # %% ../../nbs/dicom/16_header_files.ipynb #1fa89eb2
 def save_headers(

@@ -69,6 +69,8 @@ def _padding(ds):
     except (DicomError, TypeError): return {}
     return dict(padding_low=low, padding_high=high)
 
+
+# %% ../../nbs/dicom/14_header_rows.ipynb #68ef8b98
 def header_values(
     ds, # the header of one slice
 )->dict: # the columns of the header table that a header can answer
@@ -90,6 +92,8 @@ def header_values(
     return row | dict(pixel_offset=ds.pixel_offset, pixel_bytes=ds.pixel_bytes, transfer_syntax=str(ds.file_meta.TransferSyntaxUID),
         frames=n_frames(ds) if get('frames') else 1)
 
+
+# %% ../../nbs/dicom/14_header_rows.ipynb #d2914fca
 def _frame_rows(ds):
     "A row for each frame of an enhanced file"
     rows = []

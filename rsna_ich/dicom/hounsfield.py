@@ -23,6 +23,8 @@ def is_wrapped(
     "Do the pixels look like signed ones that were cut to 12 bits? Then air, -1000 HU, is stored as 3096, and no slice is without air"
     return bool(np.count_nonzero(px >= 3000) > .02*px.size)
 
+
+# %% ../../nbs/dicom/07_hounsfield.ipynb #dac1c998
 def _fits16(px, intercept):
     "Whether nothing of the array `px`, moved by `intercept`, leaves int16; then it can be moved in it, however it wraps on the way"
     return px.ndim and px.size and px.dtype.itemsize <= 2 and -2**15 <= px.min() + intercept <= px.max() + intercept < 2**15
@@ -56,6 +58,7 @@ def _wide_to_hu(px, slope, intercept, dtype):
     hu = px.astype(np.float64)*slope + intercept
     if np.issubdtype(dtype, np.integer): hu = np.clip(np.rint(hu), np.iinfo(dtype).min, np.iinfo(dtype).max)
     return hu.astype(dtype)
+
 
 # %% ../../nbs/dicom/07_hounsfield.ipynb #62ad8298
 def stored_range(bits, signed): return (-1 << bits-1, (1 << bits-1)-1) if signed else (0, (1 << bits)-1)

@@ -18,7 +18,8 @@ from .orientation import orientation_code, plane_of
 KINDS = MappingProxyType(dict(axial='an axial slice', localizer='a localizer', secondary='a secondary capture',
     dose='a page about the dose', rendering='a projection or a rendering', map='a computed map',
     sagittal='a sagittal reformat', coronal='a coronal reformat', oblique='an oblique reformat'))
-_TYPE_WORDS = (('localizer', 'LOCALIZER SCOUT TOPOGRAM SCANOGRAM SURVIEW SURVEY SCANOSCOPE'.split()),
+_TYPE_WORDS = ( # chkstyle: ignore-node
+    ('localizer', 'LOCALIZER SCOUT TOPOGRAM SCANOGRAM SURVIEW SURVEY SCANOSCOPE'.split()),
     ('dose', ['DOSE', 'DOSE_INFO', 'DOSEREPORT', 'PROT', 'PROTOCOL']),
     ('secondary', ['SCREEN', 'SCREENSAVE', 'SCREENSHOT', 'SNAPSHOT', 'CAPTURE']),
     ('rendering', 'MIP MINIP MAXIP VRT VR SSD 3D VOLREN RENDERED RENDERING PROJECTION CURVED'.split()),

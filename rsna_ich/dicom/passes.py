@@ -101,6 +101,8 @@ def _apart(pos, values):
         res[values == v] = g
     return res
 
+
+# %% ../../nbs/dicom/21_passes.ipynb #c4ce8d05
 def _scans_by_time(seconds):
     "[rows] a number that rises where nothing was scanned for a while"
     if np.isnan(seconds).any(): return np.zeros(len(seconds), int)
@@ -123,6 +125,8 @@ def _repeats(pos, tie):
     res[order] = np.arange(len(pos)) - np.maximum.accumulate(np.where(first, np.arange(len(pos)), 0))
     return res
 
+
+# %% ../../nbs/dicom/21_passes.ipynb #c364acab
 def _split_plane(cols, pos, rows):
     "`rows` of one plane, parted: a list of arrays"
     parts = [rows]
@@ -138,6 +142,7 @@ def _split_plane(cols, pos, rows):
         again = _repeats(pos[part], cols['tie'][part])
         res += [part[again == g] for g in range(again.max()+1)]
     return res
+
 
 # %% ../../nbs/dicom/21_passes.ipynb #af5c8274
 @dataclass
@@ -157,6 +162,8 @@ def series_codes(
     code[~axial_slices(df) | (series.isna() | (series == '')).to_numpy(bool)] = -1
     return code
 
+
+# %% ../../nbs/dicom/21_passes.ipynb #c337d053
 def _values(df, name): return df[name] if name in df else pd.Series(np.nan, df.index)
 
 def _pass_columns(df):
@@ -171,6 +178,8 @@ def _mean_normals(normals, starts):
     total = np.add.reduceat(normals, starts)
     return total/np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9)
 
+
+# %% ../../nbs/dicom/21_passes.ipynb #2f63ba02
 def _is_one_pass(cols, rows, starts, pos, normal):
     "[series] bool, of rows sorted by series and position: nothing is missing, nothing differs, and no position is there twice"
     def differs(values): return np.maximum.reduceat(values, starts) != np.minimum.reduceat(values, starts)
@@ -194,6 +203,8 @@ def _close_look(cols, rows):
         if len(known): res += [(rows[here[o]], pos[o]) for o in _split_plane(part, pos, known)]
     return res
 
+
+# %% ../../nbs/dicom/21_passes.ipynb #0b4f673c
 def find_passes(
     df:pd.DataFrame, # a header table or slice table, in any order
 )->SlicePasses:
@@ -240,6 +251,7 @@ def _tie_order(df, cols):
     res = np.empty(len(df), int)
     res[order] = np.arange(len(df))
     return res
+
 
 # %% ../../nbs/dicom/21_passes.ipynb #e536f0af
 def whole_series(

@@ -106,6 +106,8 @@ def _floats(v):
 _seldom_new = lru_cache(4096)(_floats)
 def _id(v): return str(v, 'ascii').strip(' \0') or None
 
+
+# %% ../../nbs/dicom/15_plain_headers.ipynb #09ce4041
 def _first(v):
     "The first number of a decimal string, or None"
     return float(v) if v and b'\\' not in v and b'_' not in v else (_floats(v) or (None,))[0]
@@ -114,6 +116,8 @@ def _more(location, instance, acquisition, time):
     "The numbers that not all files have"
     return _first(location), _first(instance), _first(acquisition), seconds_of_day(_id(time)) if time else None
 
+
+# %% ../../nbs/dicom/15_plain_headers.ipynb #634a6306
 @lru_cache(4096)
 def _upright_directions(v):
     "The six numbers of an orientation, where slices of it are axial and upright; else None"

@@ -138,6 +138,8 @@ def _measured(self:SliceReader, hu, px, padding):
     if padding is None: return self.measure(hu)
     return self.measure(hu, (px >= padding[0]) & (px <= padding[1]))
 
+
+# %% ../../nbs/dicom/25_reader.ipynb #f1607b1f
 @patch
 def _plain_slice(self:SliceReader, k, i, row, res):
     "Read row `i` of the table, a plain slice, to place `k` of the batch `res`, whose bytes are `row`"
@@ -163,6 +165,8 @@ def _odd_slice(self:SliceReader, k, i, res):
     if self.notes: res.notes[k] = sha256(ds.PixelData).hexdigest(),' '.join(ds.flags) or None
     if self.measure: res.measured[k] = self._measured(read_hu(ds, np.int16, modality=None), stored_frame(ds, None), padding_of(ds))
 
+
+# %% ../../nbs/dicom/25_reader.ipynb #cc7fe7f7
 @patch
 def _some(self:SliceReader, pairs, rows, res):
     "Read the (place, row of the table) pairs `pairs`"

@@ -45,6 +45,8 @@ def _ask_decoder(ds, frames, image):
     require(len(px) == most, f'the compressed pixels decode to {len(px)} bytes, the header needs {most}')
     return np.frombuffer(px, f"<{'iu'[not signed]}{coded//8}").reshape(len(frames), rows, cols)
 
+
+# %% ../../nbs/dicom/11_stored.ipynb #f1a3678c
 def _decoded(ds, syntax):
     "All frames of a compressed file, [frames,rows,cols], and words of `FLAGS` on what their codec says"
     rows,cols,allocated,stored,signed = image = image_layout(ds)

@@ -51,6 +51,8 @@ def _pass_columns(df):
     return cols | dict(normal=head_normals(df), turned=flags.str.contains('turned').to_numpy(bool),
         unplaced=flags.str.contains('position').to_numpy(bool))
 
+
+# %% ../../nbs/dicom/23_studies.ipynb #1cbb3310
 def _pass_row(cols, rows, position):
     "What a pass holds, whose rows are in order from the lowest slice to the highest"
     first = rows[0]
@@ -72,6 +74,8 @@ def _other_rows(df, number):
     sizes = rest.groupby([*keys, kind.rename('kind')], dropna=False, sort=False).size()
     return [dict(zip(('patient', 'study', 'series', 'kind'), k), slices=int(n)) for k,n in sizes.items()]
 
+
+# %% ../../nbs/dicom/23_studies.ipynb #0827fed3
 def pass_table(
     df:pd.DataFrame, # a header table
 )->pd.DataFrame: # a row a pass, and one for each kind of other images in a series; mm and degrees
@@ -89,14 +93,14 @@ def pass_table(
     res = pd.DataFrame(rows, columns=[*PASS_TABLE_COLS, 'number'])
     return res.astype({'pass':'Int64', 'number':'Int64', 'slices':int, 'gaps':'Int64'})
 
+
 # %% ../../nbs/dicom/23_studies.ipynb #4ec56635
 WHOLE_HEAD_MM = 120.
 _USUAL_MM = 3, 5.5
 
 def _counted(n, what): return f"{n} {what}{'s' if n != 1 and not what.endswith('s') else ''}"
 
-def _thickness(row):
-    return row.slice_thickness if pd.notna(row.slice_thickness) else row.spacing
+def _thickness(row): return row.slice_thickness if pd.notna(row.slice_thickness) else row.spacing
 
 def _thickness_rank(mm):
     "0 for the usual thickness, then thicker, then thinner; the further away the later"
@@ -104,12 +108,15 @@ def _thickness_rank(mm):
     if pd.isna(mm) or low <= mm <= high: return 0, 0.
     return (1, mm-high) if mm > high else (2, low-mm)
 
+
+# %% ../../nbs/dicom/23_studies.ipynb #ab28fab4
 def _criteria(row):
     "What is compared, the best first, as `(name, rank)`"
     extent = row.highest - row.lowest + (row.spacing if pd.notna(row.spacing) else 0)
     whole = extent >= WHOLE_HEAD_MM
     sharpness = kernel_sharpness(row.kernel)
-    return [('covers less of the head', (0, 0) if whole else (1, -round(extent))),
+    return [ # chkstyle: ignore-node
+        ('covers less of the head', (0, 0) if whole else (1, -round(extent))),
         ('bone kernel' if sharpness == 'bone' else 'kernel not known', {'soft':0, None:1, 'bone':2}[sharpness]),
         ('after contrast', int(row.contrast == 'yes')),
         ('slices of unusual thickness', _thickness_rank(_thickness(row))),
@@ -132,6 +139,8 @@ def _reasons(rows):
     reason[best] = f'chosen among {len(rows)}: {_described(rows.loc[best])}'
     return best, reason
 
+
+# %% ../../nbs/dicom/23_studies.ipynb #d086d21b
 def study_table(
     df:pd.DataFrame, # a header table
     series:str=None, # the series to answer about, instead of the choice by the rules
@@ -167,6 +176,7 @@ def chosen_rows(
     "Which slices belong to the chosen passes"
     numbers = studies.number[studies.chosen].to_numpy(int)
     return np.isin(find_passes(df).number, numbers)
+
 
 # %% ../../nbs/dicom/23_studies.ipynb #1d4d2eb2
 def _left_out(others):

@@ -55,6 +55,8 @@ HeaderRule = namedtuple('HeaderRule', 'topic column finds action weight why') # 
 def _usual(c): return c.mode().iloc[0] if c.notna().any() else 0
 def _differs(c, usual): return (c.notna() & (c != usual)).fillna(False)
 
+
+# %% ../../nbs/eda/01_headers.ipynb #3f4231e7
 def _off(spacing, n):
     "Whose field of view, in mm, is not that of a head"
     return spacing.notna() & n.notna() & ~(spacing*n).between(120, 520).fillna(False)
@@ -66,6 +68,8 @@ def _may_be_broken(g):
 
 def _said(g, word): return g['flags'].fillna('').str.contains(word, regex=False)
 
+
+# %% ../../nbs/eda/01_headers.ipynb #817eb4ef
 HEADER_RULES = ( # chkstyle: ignore-node
     HeaderRule('unreadable file', 'error', lambda g: g.error.notna(), 'leave out', 95,
         'it has no slice that could be shown; the error says why'),
@@ -111,6 +115,7 @@ HEADER_RULES = ( # chkstyle: ignore-node
         'a scout view, or a coronal or sagittal reformation'),
     HeaderRule('tilted by over 0.5 degrees', 'jy', lambda g: (g.tilt.abs() > .5) & (g.oblique <= 45), 'flag', 25,
         'slices lie sheared: order by the normal, and shift before stacking a volume'))
+
 
 # %% ../../nbs/eda/01_headers.ipynb #f85dea13
 _DERIVED = dict(z='x y z ix iy iz jx jy jz', jz='ix iy iz jx jy jz', jy='ix iy iz jx jy jz')
@@ -307,7 +312,8 @@ _PROBLEMS = dict( # chkstyle: ignore-node
     repeats=('repeated position', 'flag', 45, 'two slices at one place: the second is in another pass'),
     unequal=('unequal distances', 'flag', 20, 'thickness changes in the series; volumes must use the positions'),
     sizes=('more than one size in a series', 'look', 50, 'slices of different scans may be mixed'),
-    orientations=('more than one orientation in a series', 'look', 50, 'some are turned, or in other planes, which are passes of their own'),
+    orientations=('more than one orientation in a series', 'look', 50,
+        'some are turned, or in other planes, which are passes of their own'),
     spacings=('more than one spacing in a series', 'look', 45, 'slices of different scans may be mixed'),
     single=('series of one slice', 'flag', 40, 'it has no neighbours'),
     several=('study with more than one series', 'flag', 20, 'the same bleed is seen more than once'))
@@ -469,11 +475,13 @@ def _html(g, lost, columns, groups, problems, action_rows, moved):
     rates = dict.fromkeys([*LABEL_TITLES.values(), '95% low', '95% high'], '.1%')
     errors = g.error.value_counts().head(8).rename_axis('error').rename('images').reset_index()
     bad = f'<h3>Errors by reason</h3>{html_table(errors)}' if len(errors) else ''
-    return (f"{note}<h3>What to "
-        f"do</h3>{html_table(action_rows.drop(columns='weight'))}{bad}{html_figures(*figs)}<h3>Codings</h3>{html_table(shown, rates)}"
-        f"{_html_studies(g)}<h3>Series</h3>{html_table(problems[['problem', 'series', 'images']])}{drifted}"
-        f"<h3>Columns</h3>{html_table(columns)}")
+    todo = html_table(action_rows.drop(columns='weight'))
+    of_series = html_table(problems[['problem', 'series', 'images']])
+    parts = [note, f'<h3>What to do</h3>{todo}', bad, html_figures(*figs), f'<h3>Codings</h3>{html_table(shown, rates)}', _html_studies(g)]
+    return ''.join([*parts, f'<h3>Series</h3>{of_series}', drifted, f'<h3>Columns</h3>{html_table(columns)}'])
 
+
+# %% ../../nbs/eda/01_headers.ipynb #f015d8b2
 def headers_section(
     headers:pd.DataFrame, # a header table, from `scan`, `load_headers` or `read_header_csv`
     labels:pd.DataFrame=None, # a label table
@@ -497,3 +505,4 @@ def headers_section(
         shared_patients=None if test is None else len(shared_patients(g, test)), drift=None if moved is None else _records(moved))
     return ReportSection('attributes', 'DICOM attributes', _html(g, lost, columns, groups, problems, action_rows, moved),
         _findings(action_rows, len(g), lost, moved), json_ready(numbers))
+

@@ -145,6 +145,13 @@ def test_without_positions_by_instance_or_location(head, tmp_path):
         assert df.path.tolist() == [f'{i+1}.dcm' for i in range(12)] and (df['flags'] == 'position').all()
         assert neighbour_rows(df, 1)[5].tolist() == [4, 5, 6]
 
+@pytest.mark.parametrize('which', ['InstanceNumber', 'SliceLocation'])
+def test_two_kernels_without_positions_are_two_passes(head, tmp_path, which):
+    for k,kernel in enumerate(('H30s', 'H60s')):
+        for i in range(8): write(tmp_path, head[i], i, f'{kernel}_{i}.dcm', ImagePositionPatient=None, ConvolutionKernel=kernel, **{which:i+1 + 8*k*(which[0] == 'I')})
+    df = scan(tmp_path)
+    assert pd.crosstab(df.kernel, find_passes(df).in_series).to_numpy().tolist() == [[8, 0], [0, 8]]
+
 def test_an_unreadable_position_is_flagged_and_told_by_the_others(head, tmp_path):
     folder = tmp_path/'s'
     folder.mkdir()

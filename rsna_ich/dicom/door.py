@@ -6,21 +6,17 @@
 __all__ = ['confirm_rescale', 'pixel_flags', 'read_dicom', 'read_hu', 'upright_hu']
 
 # %% ../../nbs/dicom/12_door.ipynb #53e73e62
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
 import numpy as np
 from fastcore.basics import patch
-from pydicom import Dataset, config as pydicom_config
+from pydicom import Dataset
 from ..core.limits import MAX_PIXEL_BYTES
-from ..core.state import hold_over_fork
 from .files import naming, open_source, require
 from .elements import UNDEFINED_LENGTH, ends_as_dicom, read_elements, transfer_syntax
 from .fields import header_value, n_frames
 from .orientation import upright
 from .kinds import image_orientation
-from .frames import frame_header, has_frame_groups
+from .frames import frame_header, has_frame_groups, lenient_reading
 from .hounsfield import AIR_HU, fits_bits, is_wrapped, to_hu, window_hu
 from .checks import check_coding, check_padding, check_slice, image_layout, in_flag_order, padding_of, ratio_of, rescale_of
 from .codecs import check_ended, fragment_spans, frame_spans, pixel_fragments
@@ -203,16 +199,6 @@ def upright_hu(
         return np.ascontiguousarray(upright(hu, image_orientation(header), ratio_of(header)))
 
 
-# %% ../../nbs/dicom/12_door.ipynb #a72e3b55
-_lenient_lock = hold_over_fork(Lock())
-
-@contextmanager
-def _lenient():
-    "Read without pydicom's validation of values and its warnings, and leave both as they were"
-    with _lenient_lock, pydicom_config.disable_value_validation(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        yield
-
 # %% ../../nbs/dicom/12_door.ipynb #98482a0a
 @patch
 def dcmread(
@@ -223,7 +209,7 @@ def dcmread(
     "The checked DICOM dataset at this path, pixels included"
     ds = read_dicom(self, 'CT' if isinstance(modality, bool) else modality)
     ds.filename = str(self)
-    with naming(self.name), _lenient():
+    with naming(self.name), lenient_reading():
         for o in (ds.file_meta, ds): o.walk(lambda ds,el: None)
     return ds
 

@@ -43,6 +43,7 @@ SAME_PLACE_MM = .05 # two slices closer than this are at the same position
 _SAME_PLANE = np.cos(np.deg2rad(1))
 _PAUSE_SECONDS = 20 # between two scans at least
 PASS_COLUMNS = ('kernel', 'image_type', 'slice_thickness', 'acquisition', 'contrast', 'acquisition_time')
+_OF_RECONSTRUCTION = ('kernel', 'image_type', 'slice_thickness', 'contrast')
 
 def _planes(normals):
     "[rows] which plane each slice is in; those without an orientation are in the first"
@@ -64,20 +65,20 @@ def _by_line(pos, other):
     return np.where(np.isnan(pos), np.polyval(line, other), pos)
 
 def _places(cols):
-    "[rows] mm: by position, else by SliceLocation, else by InstanceNumber; NaN where none tells"
+    "[rows] mm: by position, else by SliceLocation, else by InstanceNumber, and whether it is the last; NaN where none tells"
     known = cols['normal'][np.isfinite(cols['normal']).all(1)]
     normal = _mean_normals(known, [0])[0] if len(known) else np.array([0., 0., 1.])
     pos = cols['xyz'] @ normal
     location = cols['slice_location']
     instance = cols['instance']
     if np.isnan(pos).all():
-        if np.isfinite(location).all() and len(np.unique(location)) == len(location): return location
+        if np.isfinite(location).all() and len(np.unique(location)) > max(1, len(location)/4): return location, False
         thickness = cols['slice_thickness']
         step = np.nanmedian(thickness) if np.isfinite(thickness).any() else NOMINAL_STEP_MM
         by_instance = instance*step
-        return by_instance if np.isfinite(by_instance).any() else location
+        return (by_instance, True) if np.isfinite(by_instance).any() else (location, False)
     for other in (location, instance): pos = _by_line(pos, other)
-    return pos
+    return pos, False
 
 # %% ../../nbs/dicom/21_passes.ipynb #849b9ee9
 def _in_each_others_way(a, b):
@@ -127,14 +128,16 @@ def _repeats(pos, tie):
 
 
 # %% ../../nbs/dicom/21_passes.ipynb #c364acab
-def _split_plane(cols, pos, rows):
-    "`rows` of one plane, parted: a list of arrays"
+def _split_plane(cols, pos, by_instance, rows):
+    """`rows` of one plane, parted: a list of arrays. Instance numbers go on from one reconstruction to the next; so where they
+    stand for positions, each kernel, type and thickness is apart"""
     parts = [rows]
     for name in PASS_COLUMNS:
         new = []
         for part in parts:
             values = _scans_by_time(cols[name][part]) if name == 'acquisition_time' else cols[name + '_code'][part]
-            group = _apart(pos[part], values) if len(np.unique(values)) > 1 else np.zeros(len(part), int)
+            if by_instance and name in _OF_RECONSTRUCTION: group = np.unique(values, return_inverse=True)[1]
+            else: group = _apart(pos[part], values) if len(np.unique(values)) > 1 else np.zeros(len(part), int)
             new += [part[group == g] for g in range(group.max()+1)]
         parts = new
     res = []
@@ -198,9 +201,9 @@ def _close_look(cols, rows):
     for p in range(plane.max()+1):
         here = np.flatnonzero(plane == p)
         part = {k:v[here] for k,v in mine.items()}
-        pos = _places(part)
+        pos,by_instance = _places(part)
         known = np.flatnonzero(~np.isnan(pos))
-        if len(known): res += [(rows[here[o]], pos[o]) for o in _split_plane(part, pos, known)]
+        if len(known): res += [(rows[here[o]], pos[o]) for o in _split_plane(part, pos, by_instance, known)]
     return res
 
 

@@ -7,7 +7,7 @@ from rsna_ich.core.buffers import BufferPool, new_empty
 from rsna_ich.core.loops import run_in_parts
 from rsna_ich.core.state import free_state, kept_state
 from rsna_ich.dicom.decoder import decoder
-from rsna_ich.dicom.door import read_hu
+from rsna_ich.dicom.frames import read_hu
 from rsna_ich.dicom.scanning import scan
 from rsna_ich.phantom.files import write_dicom, write_phantom
 
@@ -46,7 +46,7 @@ def test_all_is_listed_freed_and_made_anew(set_of_files):
 
 def test_nothing_else_is_kept_by_module_globals():
     "Every module-level cache or lock of the package is in the list, or known to be small or to hold no resource"
-    known = {'core.state', 'core.loops', 'core.buffers', 'dicom.archive', 'dicom.decoder', 'dicom.door', 'dicom.scanning'}
+    known = {'core.state', 'core.loops', 'core.buffers', 'dicom.archive', 'dicom.decoder', 'dicom.frames', 'dicom.scanning'}
     found = set()
     for name,path in house.package_modules().items():
         for node in house.parse(path).body:

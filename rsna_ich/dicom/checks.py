@@ -82,13 +82,13 @@ def _check_rescale(ds):
         require(lo <= abs(v[0]) <= hi, f"rescale {k} is larger or smaller than any that could be true (up to {hi:g} either way)")
 
 # %% ../../nbs/dicom/08_checks.ipynb #ab8daf42
-MOST_PADDING = 4096 # bytes that may follow the pixels within PixelData, where they are all the same
+MOST_PADDING = 4096 # bytes that may follow the pixels within PixelData, where they are all the same, and an eighth of the pixels at most
 
 def _row_bytes(rows, cols, bits): return max(2, min(rows, cols)*bits//8)
 
 def most_padding(rows, cols, bits):
     "Bytes that may follow the pixels within PixelData at most"
-    return max(_row_bytes(rows, cols, bits) - 1, MOST_PADDING)
+    return max(_row_bytes(rows, cols, bits) - 1, min(MOST_PADDING, rows*cols*bits//64))
 
 def check_padding(
     data:bytes, # of PixelData

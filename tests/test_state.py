@@ -7,7 +7,7 @@ from rsna_ich.core.buffers import BufferPool, new_empty
 from rsna_ich.core.loops import run_in_parts
 from rsna_ich.core.state import free_state, kept_state
 from rsna_ich.dicom.decoder import decoder
-from rsna_ich.dicom.frames import read_hu
+from rsna_ich.dicom.door import read_hu
 from rsna_ich.dicom.scanning import scan
 from rsna_ich.phantom.files import write_dicom, write_phantom
 

@@ -50,8 +50,9 @@ def fastai(df, num_workers):
     from pathlib import Path
     from torch.nn.functional import interpolate
     from fastai.medical.imaging import DataBlock, Normalize, TensorImage, TransformBlock
+    from pydicom import dcmread # what fastai's `Path.dcmread` calls; ours stands in its place where both are loaded
     import torch
-    def nchan(path): return TensorImage(interpolate(path.dcmread().to_nchan(WINDOWS, bins=0)[None], (SIZE, SIZE), mode='area')[0])
+    def nchan(path): return TensorImage(interpolate(dcmread(str(path)).to_nchan(WINDOWS, bins=0)[None], (SIZE, SIZE), mode='area')[0])
     stats = Normalize.from_stats([MEAN]*3, [STD]*3, cuda=False)
     block = DataBlock(TransformBlock(nchan, batch_tfms=stats), splitter=lambda items: ([0], list(range(len(items)))))
     dls = block.dataloaders([Path(p) for p in _paths(df)], bs=BS, num_workers=num_workers, device=torch.device('cpu'))

@@ -66,15 +66,18 @@ def pydicom_hu(df):
 
 def fastai(df):
     "Path.dcmread().scaled_px: float32"
-    from pathlib import Path
     import_module('fastai.medical.imaging')
-    return _stacked(df, lambda p: Path(p).dcmread().scaled_px), _some
+    from pydicom import dcmread # what fastai's `Path.dcmread` calls; ours stands in its place where both are loaded
+    return _stacked(df, lambda p: dcmread(str(p)).scaled_px), _some
 
 def fastai_windowed(df):
     "Path.dcmread().windowed(*dicom_windows.brain)"
-    from pathlib import Path
     from fastai.medical.imaging import dicom_windows
-    return _stacked(df, lambda p: Path(p).dcmread().windowed(*dicom_windows.brain)), lambda _: None
+    from pydicom import dcmread
+    def windowed(path):
+        ds = dcmread(str(path))
+        return getattr(ds, '_fastai_windowed', ds.windowed)(*dicom_windows.brain)
+    return _stacked(df, windowed), lambda _: None
 
 def gdcm(df):
     "ImageReader.Read and GetBuffer"

@@ -904,6 +904,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'rsna_ich.dicom.passes.axial_slices': ('dicom/passes.html#axial_slices', 'rsna_ich/dicom/passes.py'),
                                        'rsna_ich.dicom.passes.find_passes': ('dicom/passes.html#find_passes', 'rsna_ich/dicom/passes.py'),
                                        'rsna_ich.dicom.passes.head_normals': ('dicom/passes.html#head_normals', 'rsna_ich/dicom/passes.py'),
+                                       'rsna_ich.dicom.passes.pass_keys': ('dicom/passes.html#pass_keys', 'rsna_ich/dicom/passes.py'),
                                        'rsna_ich.dicom.passes.series_codes': ('dicom/passes.html#series_codes', 'rsna_ich/dicom/passes.py'),
                                        'rsna_ich.dicom.passes.slice_position': ( 'dicom/passes.html#slice_position',
                                                                                  'rsna_ich/dicom/passes.py'),

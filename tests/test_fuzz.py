@@ -9,7 +9,7 @@ def _last_line(*args):
 
 def test_mutants():
     res = _last_line('tests.fuzz', '--mutants', '3000', '--seed', '7')['results']
-    assert [r['syntax'] for r in res] == 'explicit implicit rle j2k jpegls jpegll deflated'.split()
+    assert [r['syntax'] for r in res] == 'explicit implicit rle j2k jpegls jpegll deflated bare enhanced'.split()
     for r in res:
         bad = {k:r[k] for k in 'silent escape leak crash hang'.split() if r[k]}
         assert not bad, (r['syntax'], bad, r['notes'])

@@ -16,7 +16,7 @@ from ..core.messages import RESEARCH_ONLY, progress
 from ..core.loops import read_ahead
 from ..dicom.scanning import header_table, is_one_file, scan_paths
 from ..dicom.kinds import KINDS
-from ..dicom.passes import find_passes
+from ..dicom.passes import find_passes, pass_keys
 from ..dicom.series import neighbour_rows, series_order
 from ..dicom.studies import chosen_rows, study_table, tell_choice
 from ..dicom.reader import SliceReader, changed_pixels
@@ -111,13 +111,12 @@ def _probs(table, learn, out):
 def _answer_keys(table):
     """[N] a number for what each row is answered with: its pass; the one pass of its series where the file can't be read;
     itself where it has none"""
-    passes = find_passes(table)
-    key = np.where(passes.number < 0, -1-np.arange(len(table)), passes.number)
+    key = pass_keys(table)
     lost = table.error.notna().to_numpy(bool) & (table.series.fillna('') != '').to_numpy(bool)
     if 'kind' in table: lost &= (table.kind.fillna('axial') == 'axial').to_numpy(bool)
     if not lost.any(): return key
     of_series = table.groupby(['patient', 'study', 'series'], dropna=False, sort=False).ngroup().to_numpy()
-    passes_of = pd.Series(passes.number).where(passes.number >= 0).groupby(of_series).agg(['nunique', 'max'])
+    passes_of = pd.Series(key).where(key >= 0).groupby(of_series).agg(['nunique', 'max'])
     one = passes_of['max'][passes_of['nunique'] == 1].reindex(of_series).to_numpy()
     return np.where(lost & ~np.isnan(one), np.nan_to_num(one), key).astype(int)
 

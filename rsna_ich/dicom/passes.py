@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOMINAL_STEP_MM', 'SAME_PLACE_MM', 'PASS_COLUMNS', 'head_normals', 'slice_position', 'axial_slices', 'SlicePasses',
-           'series_codes', 'find_passes', 'whole_series']
+           'series_codes', 'find_passes', 'whole_series', 'pass_keys']
 
 # %% ../../nbs/dicom/21_passes.ipynb #db804bfa
 from dataclasses import dataclass
@@ -268,3 +268,11 @@ def whole_series(
     res = df[keep].reset_index(drop=True)
     res.attrs = dict(df.attrs)
     return res
+
+# %% ../../nbs/dicom/21_passes.ipynb #517e8666
+def pass_keys(
+    df:pd.DataFrame, # a header table or slice table
+)->np.ndarray: # [rows] int, below 0 for a row that stands alone
+    "A number that the slices of one pass share, and no others"
+    number = find_passes(df).number
+    return np.where(number < 0, -1-np.arange(len(df)), number)

@@ -15,7 +15,7 @@ from scipy.special import expit
 from ..core.errors import DataError, ModelError
 from ..core.labels import LABELS
 from ..core.files import write_whole
-from ..dicom.passes import find_passes, whole_series
+from ..dicom.passes import pass_keys, whole_series
 from ..data.tables import surroundings
 from ..data.splits import PatientSplitter
 from .metrics import summarise
@@ -46,7 +46,7 @@ def series_log_loss(
     z, # [rows] logits of any haemorrhage, of slices or of their series
 )->float:
     "Log loss of any haemorrhage in the series, for which the highest of its slices speaks"
-    both = df.assign(z=z).groupby(find_passes(df).number)[['z', 'any']].max().dropna()
+    both = df.assign(z=z).groupby(pass_keys(df))[['z', 'any']].max().dropna()
     return float((np.logaddexp(0, both.z) - both.z*both['any']).mean())
 
 # %% ../../nbs/learn/14_context.ipynb #bf683c66

@@ -128,6 +128,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'rsna_ich/answer/inference.py'),
                                            'rsna_ich.answer.inference._series_any': ( 'answer/inference.html#_series_any',
                                                                                       'rsna_ich/answer/inference.py'),
+                                           'rsna_ich.answer.inference._slice_names': ( 'answer/inference.html#_slice_names',
+                                                                                       'rsna_ich/answer/inference.py'),
                                            'rsna_ich.answer.inference.changed_since': ( 'answer/inference.html#changed_since',
                                                                                         'rsna_ich/answer/inference.py'),
                                            'rsna_ich.answer.inference.predict': ( 'answer/inference.html#predict',

@@ -9,8 +9,9 @@ from rsna_ich.dicom.passes import find_passes, slice_position
 from rsna_ich.dicom.scanning import scan
 from rsna_ich.dicom.series import in_slice_order, neighbour_rows
 from rsna_ich.dicom.studies import study_table
+from rsna_ich.data.submission import load_predictions, save_predictions
 from rsna_ich.data.tables import slice_table
-from rsna_ich.answer.inference import predict
+from rsna_ich.answer.inference import changed_since, predict
 from rsna_ich.eda.headers import headers_section
 from rsna_ich.learn.ensembles import load_detectors
 from rsna_ich.phantom.files import write_dicom
@@ -260,6 +261,13 @@ def test_an_enhanced_file_gets_the_answer_of_its_slices(head, model, answer, tmp
     np.testing.assert_allclose(got[[*LABELS, 'series_any']].astype(float), want[[*LABELS, 'series_any']], atol=1e-5)
     assert got.chosen.all() and got.frame.tolist() == list(range(n))
     assert len(model[0].predict(tmp_path/'e.dcm')) == n
+    save_predictions(got, tmp_path/'p.csv')
+    before = load_predictions(tmp_path/'p.csv')
+    assert len(changed_since(before, tmp_path/'e.dcm')) == 0
+    data = bytearray(data)
+    data[-SIZE*SIZE*2 - 40] ^= 1 # in the last frame but one
+    (tmp_path/'e.dcm').write_bytes(data)
+    assert changed_since(before, tmp_path/'e.dcm').path.tolist() == [f'e.dcm#{n-2}']
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**16), st.sampled_from(['LP', 'LA', 'RA', 'RP', 'AL']), st.booleans(), st.booleans(), st.booleans(), st.booleans())

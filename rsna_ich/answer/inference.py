@@ -184,13 +184,20 @@ def _all_flags(table, of_pixels):
 
 
 # %% ../../nbs/answer/00_inference.ipynb #f4f4c015
+def _slice_names(paths, df):
+    "What to call each slice: its path, and the frame behind a # where the file holds several"
+    if 'frame' not in df: return paths.astype(str)
+    return paths.astype(str) + ('#' + df.frame.astype('Int64').astype('string')).fillna('')
+
 def changed_since(
     preds:pd.DataFrame, # from `predict`
     source, # what was predicted then
 )->pd.DataFrame: # the rows whose pixels have changed, can't be read or aren't there, with the reason in `error`
     "Compare files with the digests in a table of predictions"
     table = source_table(source)
-    digest = dict(zip(preds.path[preds.pixels_sha256.notna()], preds.pixels_sha256.dropna()))
+    table['name'] = _slice_names(table.name, table)
+    known = preds.assign(path=_slice_names(preds.path, preds))
+    digest = dict(zip(known.path[known.pixels_sha256.notna()], known.pixels_sha256.dropna()))
     here = table[table.name.isin(list(digest))].assign(pixels_sha256=table.name.map(digest))
     bad = here.error.notna()
     here.attrs = table.attrs
@@ -198,6 +205,7 @@ def changed_since(
     gone = [o for o in digest if o not in set(table.name)]
     lost = pd.DataFrame(dict(name=gone, error=['the file is not there'] * len(gone)))
     return pd.concat([read, here[bad], lost])[['name', 'error']].rename(columns=dict(name='path'))
+
 
 # %% ../../nbs/answer/00_inference.ipynb #586f430f
 class Prediction(dict):

@@ -1070,7 +1070,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'rsna_ich.eda.headers._off': ('eda/headers.html#_off', 'rsna_ich/eda/headers.py'),
                                       'rsna_ich.eda.headers._quartiles': ('eda/headers.html#_quartiles', 'rsna_ich/eda/headers.py'),
                                       'rsna_ich.eda.headers._records': ('eda/headers.html#_records', 'rsna_ich/eda/headers.py'),
-                                      'rsna_ich.eda.headers._said': ('eda/headers.html#_said', 'rsna_ich/eda/headers.py'),
                                       'rsna_ich.eda.headers._shape': ('eda/headers.html#_shape', 'rsna_ich/eda/headers.py'),
                                       'rsna_ich.eda.headers._spread': ('eda/headers.html#_spread', 'rsna_ich/eda/headers.py'),
                                       'rsna_ich.eda.headers._steps': ('eda/headers.html#_steps', 'rsna_ich/eda/headers.py'),

@@ -439,6 +439,8 @@ def predict_asked(source, model, sample, tta, fill, under, root, out):
     tell_terms(model)
     return preds
 
+
+# %% ../nbs/cli.ipynb #605a1432
 @command
 def submit(
     source:Path, # A CSV from `rsna_ich predict`; with --model what `rsna_ich predict` takes: the test files
@@ -462,6 +464,7 @@ def submit(
     if extra := df.attrs['extra']: say(f"{len(extra)} predictions are not asked for by {sample.name} and left out: {name_some(extra)}")
     if filled := df.attrs['filled']: say(f"{len(filled)} images have no prediction and were given the mean: {name_some(filled, 20)}")
     say(f'{len(df)} lines → {out}')
+
 
 # %% ../nbs/cli.ipynb #92a294c1
 def main():

@@ -95,6 +95,8 @@ def _drawn(part, idx, balance):
     if balance is None: return None
     return np.asarray(balance)[idx] if np.ndim(balance) else balanced_weights(part, balance)
 
+
+# %% ../../nbs/data/09_loaders.ipynb #2d1a3627
 class ICHDataLoaders(DataLoaders):
     "fastai `DataLoaders` over head-CT slices"
     @classmethod
@@ -142,6 +144,7 @@ class ICHDataLoaders(DataLoaders):
         df = df[df.row.notna()].reset_index(drop=True)
         whole = surroundings(df, store=store) if tfm.chain.neighbours else None
         return cls.of(lambda part: StoreSlices(store, part.row), df, tfm, whole=whole, **kwargs)
+
 
 # %% ../../nbs/data/09_loaders.ipynb #346d9f26
 @dispatch

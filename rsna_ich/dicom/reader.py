@@ -42,6 +42,8 @@ class StoredBatch:
         done = {i:self.done[k] for i,k in enumerate(keep) if k in self.done}
         return StoredBatch(self.px[keep], self.coding[keep], done, {}, *([o[k] for k in keep] for o in (self.notes, self.measured))), keep
 
+
+# %% ../../nbs/dicom/25_reader.ipynb #65495709
 def _is_plain(df):
     "[rows] bool, whose pixels can be copied as they lie in the file: 16 bits, as many rows as columns, square pixels"
     has_aspect = df.get('flags', pd.Series('', df.index)).fillna('').str.contains('aspect', regex=False)
@@ -80,6 +82,7 @@ class SliceReader:
         self.orientation = df.get('orientation', pd.Series(UPRIGHT, df.index)).fillna(UPRIGHT).to_numpy(object)
         self.packed = os.path.isfile(self.root) and is_archive(self.root)
     def __len__(self): return len(self.names)
+
 
 # %% ../../nbs/dicom/25_reader.ipynb #da3d448d
 @patch

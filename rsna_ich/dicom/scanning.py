@@ -261,6 +261,8 @@ def scan_to(
     shutil.rmtree(parts)
     return sum(rows)
 
+
+# %% ../../nbs/dicom/19_scanning.ipynb #852bc4fe
 def header_counts(
     path, # of a header table
 ): # numbers of files, patients, series and files with an error, and the first of those with its error
@@ -283,6 +285,7 @@ def header_folders(
 )->dict: # number of files by folder, as `top_folders`
     "Which folders the files of a header table lie in, found without loading it whole"
     return top_folders(o for b in pq.ParquetFile(path).iter_batches(columns=['path']) for o in b['path'].to_pylist())
+
 
 # %% ../../nbs/dicom/19_scanning.ipynb #7caa2ae1
 def header_notes(

@@ -66,7 +66,6 @@ def _may_be_broken(g):
     numbers = [g[c].astype(float).fillna(-1).to_numpy() for c in ('bits_stored', 'pixel_representation', 'intercept', 'slope')]
     return broken_coding(*numbers, g.modality.fillna('').to_numpy(object))
 
-def _said(g, word): return g['flags'].fillna('').str.contains(word, regex=False)
 
 
 # %% ../../nbs/eda/01_headers.ipynb #817eb4ef
